@@ -1,0 +1,33 @@
+"""Which frames of a clip are read: index rules, pure functions (fact sheet 7.3 and 8.3)."""
+
+FRAME_STRIDE = 4  # the VAE is causal and takes 1 + 4n frames
+
+
+def whole_stride(num_frames: int) -> int:
+    """The largest 1 + 4n that is not above ``num_frames`` (at least 1)."""
+    return num_frames - (num_frames - 1) % FRAME_STRIDE
+
+
+def select_frames(
+    video_fps: float, num_frames: int, *, target_fps: float, max_frames: int, clip_start_ratio: float = 0.0
+) -> list[int]:
+    """Indices that play a clip of ``num_frames`` at ``video_fps`` as at most ``max_frames`` at ``target_fps``.
+
+    The rule the published weights were trained and are used with (fact sheet 7.3, tables ``load_video_indices`` and
+    ``training_read_video_indices``): positions add up in floating point and are rounded half to even, a slower clip
+    repeats frames, and the count is cut to 1 + 4n. ``clip_start_ratio`` in 0..1 moves the start between the first
+    frame and the last at which the wanted length still fits.
+    """
+    if num_frames < 1 or max_frames < 1 or not (video_fps > 0 and target_fps > 0):
+        raise ValueError(
+            f"num_frames={num_frames}, max_frames={max_frames}, video_fps={video_fps}, target_fps={target_fps}: "
+            "all must be positive"
+        )
+    frames_in_range = min(int(video_fps * ((max_frames - 1) / target_fps)) + 1, num_frames)
+    start = round(clip_start_ratio * (num_frames - frames_in_range))
+    indices: list[int] = []
+    position = 0.0
+    while len(indices) < max_frames and (index := round(start + position)) < start + frames_in_range:
+        indices.append(index)
+        position += video_fps / target_fps
+    return indices[: whole_stride(len(indices))]

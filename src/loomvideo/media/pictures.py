@@ -1,0 +1,141 @@
+"""Pictures and animated pictures, with Pillow: GIF, WebP and PNG animations are clips, anything else is one picture."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+
+from loomvideo.media.limits import MediaError, check_size
+
+# Formats that show what they are in their first bytes. Pillow's text, vector and video formats are left out.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF")
+ANIMATED = ("GIF", "WEBP", "PNG")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+DEFAULT_FRAME_SECONDS = 0.1  # what browsers show a frame for when a file says less than 10 ms
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+
+@dataclass(frozen=True)
+class PictureHeader:
+    """What is known before a pixel is decoded; width and height as shown, after EXIF orientation."""
+
+    width: int
+    height: int
+    num_frames: int
+    comment: str | None
+
+
+def read_header(path: Path) -> PictureHeader | None:
+    """The header of a picture file, or None for a file that is no picture."""
+    with _opened(path) as image:
+        if image is None:
+            return None
+        animated = image.format in ANIMATED
+        sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS and not animated
+        width, height = image.size[::-1] if sideways else image.size
+        return PictureHeader(width, height, getattr(image, "n_frames", 1) if animated else 1, _comment(image))
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """uint8 (y, x, 3): upright, 8 bit, on white."""
+    with _opened(path) as image:
+        if image is None:
+            raise MediaError(f"{path}: this is no picture; give a png, jpg or webp file")
+        upright = image if image.format in ANIMATED else ImageOps.exif_transpose(image)
+        return to_rgb(upright)
+
+
+def decode_animation(path: Path) -> Iterator[tuple[float, np.ndarray]]:
+    """Every frame of an animated picture: the second at which it appears, and uint8 (y, x, 3)."""
+    seconds = 0.0
+    with _opened(path) as image:
+        if image is None:
+            raise MediaError(f"{path}: this is no animated picture; give a gif, webp or png animation")
+        for index in range(getattr(image, "n_frames", 1)):
+            try:
+                image.seek(index)
+                frame = to_rgb(image)
+            except Exception as error:
+                raise MediaError(f"{path}: frame {index} cannot be decoded ({error}); export it again") from error
+            yield seconds, frame
+            seconds += frame_seconds(image)
+
+
+def frame_seconds(image: Image.Image) -> float:
+    """How long the current frame of an animated picture is shown."""
+    milliseconds = float(image.info.get("duration") or 0)
+    return milliseconds / 1000 if milliseconds >= 10 else DEFAULT_FRAME_SECONDS
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """uint8 (y, x, 3) of any mode: 16 bits to 8, palettes and greys to colours, transparency onto white."""
+    if image.mode.startswith("I"):  # 16-bit greys; Pillow opens some of them as 32-bit integers
+        levels = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((levels.clip(0, 65_535) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        image = Image.fromarray((np.nan_to_num(np.asarray(image)).clip(0, 1) * 255).round().astype(np.uint8))
+    if image.has_transparency_data:
+        coloured = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured)
+    return np.asarray(image.convert("RGB")).copy()
+
+
+def save_picture(path: Path, picture: np.ndarray, comment: str) -> None:
+    """Write uint8 (y, x, 3) as png, jpg or webp by suffix; ``comment`` (may be empty) goes into its metadata."""
+    image = Image.fromarray(picture)
+    match path.suffix.lower():
+        case ".png":
+            chunks = PngImagePlugin.PngInfo()
+            if comment:
+                chunks.add_itxt("comment", comment)
+            image.save(path, pnginfo=chunks)
+        case ".webp":
+            exif = Image.Exif()
+            if comment:
+                exif[ExifTags.Base.ImageDescription] = comment.encode()
+            image.save(path, lossless=True, exif=exif)
+        case _:
+            image.save(path, quality=95, subsampling=0, comment=comment.encode() or None)
+
+
+def save_animation(path: Path, frames: np.ndarray, fps: float, comment: str) -> None:
+    """Write uint8 (t, y, x, 3) as a looping GIF; its clock counts hundredths of a second."""
+    ticks = [round(100 * index / fps) for index in range(len(frames) + 1)]
+    durations = [10 * max(1, after - before) for before, after in zip(ticks, ticks[1:], strict=False)]
+    first, *rest = [Image.fromarray(frame) for frame in frames]
+    first.save(
+        path, save_all=True, append_images=rest, duration=durations, loop=0, comment=comment.encode(), optimize=False
+    )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image | None]:
+    """The picture, its size checked and nothing of it decoded; None for another kind of file. Names every failure."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_size below is stricter
+            image = Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError:
+        yield None
+        return
+    except Exception as error:
+        raise MediaError(f"{path}: this picture cannot be opened ({error}); scale it or export it again") from error
+    with image:
+        check_size(path, *image.size)
+        try:
+            yield image
+        except MediaError:
+            raise
+        except Exception as error:  # Pillow's decoders raise almost anything on damaged data
+            raise MediaError(f"{path}: this picture cannot be decoded ({error}); export it again") from error
+
+
+def _comment(image: Image.Image) -> str | None:
+    if description := image.getexif().get(ExifTags.Base.ImageDescription):
+        return description.encode("latin-1", "replace").decode(errors="replace")
+    comment = image.info.get("comment")
+    return comment.decode(errors="replace") if isinstance(comment, bytes) else comment

@@ -1,0 +1,33 @@
+"""Resizing to the model's size, as the published weights were trained (fact sheet 7.3)."""
+
+import numpy as np
+from PIL import Image
+
+
+def cover_size(width: int, height: int, target_width: int, target_height: int) -> tuple[int, int, int, int]:
+    """How a picture is made to cover a target: (resized_height, resized_width, crop_top, crop_left)."""
+    scale = max(target_width / width, target_height / height)
+    resized_height, resized_width = round(height * scale), round(width * scale)
+    return (
+        resized_height,
+        resized_width,
+        round((resized_height - target_height) / 2),
+        round((resized_width - target_width) / 2),
+    )
+
+
+def cover_crop(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize uint8 (t, y, x, 3) or (y, x, 3) until it covers height x width, and cut out the centre.
+
+    PIL's bilinear filter, which is antialiased when it shrinks.
+    """
+    if frames.ndim == 4:
+        return np.stack([cover_crop(frame, height, width) for frame in frames])
+    resized_height, resized_width, top, left = cover_size(frames.shape[1], frames.shape[0], width, height)
+    resized = Image.fromarray(frames).resize((resized_width, resized_height), Image.Resampling.BILINEAR)
+    return np.asarray(resized)[top : top + height, left : left + width].copy()
+
+
+def to_model_range(frames: np.ndarray) -> np.ndarray:
+    """uint8 0..255 to the float32 -1..1 that the VAE takes, in the same shape (fact sheet 5)."""
+    return frames.astype(np.float32) / np.float32(127.5) - np.float32(1)

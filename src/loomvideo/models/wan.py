@@ -1,0 +1,391 @@
+"""The denoiser: a Wan2.2 transformer that reads a multimodal language model layer by layer (fact sheet 4).
+
+b batch   n target tokens   r reference tokens   m context tokens   c latent channels   d width   h heads   k head width
+dm width of the language model   (f, y, x) latent grid
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.attention import FeedForward
+from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, get_timestep_embedding
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.normalization import FP32LayerNorm
+from torch import Tensor, nn
+
+from loomvideo.conditioning.references import modulate_segments, reference_time
+from loomvideo.conditioning.source import add_source
+
+ROPE_THETA = 10_000.0
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """All that the denoiser needs to know of a request (or a training batch) and that no step changes."""
+
+    context: tuple[tuple[Tensor, Tensor], ...]  # keys and values (b, h, m, k) of every block's cross-attention
+    context_mask: Tensor | None  # (b, 1, 1, m), True at real tokens
+    source: Tensor | None  # (b, n, d), or (1, 1, d) where there is no source
+    references: Tensor | None  # (b, r, d)
+    rope: tuple[Tensor, Tensor]  # cosines and sines (n + r, 1, k / 2)
+
+
+def patchify(convolution: nn.Module, latents: Tensor) -> Tensor:
+    """(b, c, f, y, x) -> (b, n, d): tokens in the order time, row, column."""
+    return convolution(latents).flatten(2).transpose(1, 2)
+
+
+def unpatchify(tokens: Tensor, grid: tuple[int, int, int], patch_size: tuple[int, int, int]) -> Tensor:
+    """(b, n, patch and channel) -> (b, c, f, y, x); a token's vector is laid out patch first, channel last."""
+    patches = tokens.unflatten(2, (*patch_size, -1)).unflatten(1, grid)  # (b, gf, gy, gx, pf, py, px, c)
+    latents = patches.permute(0, 7, 1, 4, 2, 5, 3, 6)
+    return latents.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def rope_tables(
+    positions: Tensor, axis_dims: tuple[int, int, int], *, rounded: bool, fresh_time: bool
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (n, k / 2) of integer positions (n, 3), from float64 angles.
+
+    `rounded` stores them as bfloat16 would, as the published program does; it computes the time part of a reference
+    anew in float32, which `fresh_time` says (fact sheet 4.10).
+    """
+    angles = []
+    for axis, dim in enumerate(axis_dims):
+        steps = torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device)
+        angles.append(positions[:, axis, None].double() * ROPE_THETA ** (-steps / dim))
+    angles = torch.cat(angles, dim=1)
+    cos, sin = angles.cos().float(), angles.sin().float()
+    if rounded:
+        first = axis_dims[0] // 2 if fresh_time else 0
+        for table in (cos, sin):
+            table[:, first:] = table[:, first:].bfloat16().float()
+    return cos, sin
+
+
+def grid_positions(grid: tuple[int, int, int], time: int | None, device: torch.device) -> Tensor:
+    """Positions (n, 3) of a token grid; `time` puts every frame at the same temporal position."""
+    frames, rows, columns = (torch.arange(size, device=device) for size in grid)
+    if time is not None:
+        frames = torch.full_like(frames, time)
+    return torch.stack(torch.meshgrid(frames, rows, columns, indexing="ij"), dim=-1).flatten(0, 2)
+
+
+def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn every pair (2i, 2i + 1) of (b, n, h, k) by its token's angle i."""
+    cos, sin = rope
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x)
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """LN(x) * (1 + scale) + shift in float32, given back in x's own precision."""
+    normed = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
+    return torch.addcmul(shift, normed, 1 + scale).type_as(x)
+
+
+def gated_residual(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+    return torch.addcmul(x.float(), update.float(), gate).type_as(x)
+
+
+class LayerProjector(nn.Module):
+    """RMS norm and a two-layer perceptron from a language-model layer to the denoiser's width, shared by all blocks."""
+
+    def __init__(self, mllm_dim: int, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(mllm_dim, eps=1e-6)
+        self.linear_1 = nn.Linear(mllm_dim, 4 * dim)
+        self.linear_2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, layer: Tensor) -> Tensor:
+        return self.linear_2(F.gelu(self.linear_1(self.norm(layer)), approximate="tanh"))
+
+
+class TimeEmbedder(nn.Module):
+    """The timestep's embedding and its six modulation rows.
+
+    `text_embedder` belongs to the published checkpoint and is used by nothing: kept so that the names stay complete.
+    """
+
+    def __init__(self, dim: int, freq_dim: int, text_dim: int) -> None:
+        super().__init__()
+        self.freq_dim = freq_dim
+        self.time_embedder = TimestepEmbedding(freq_dim, dim)
+        self.time_proj = nn.Linear(dim, 6 * dim)
+        self.text_embedder = PixArtAlphaTextProjection(text_dim, dim, act_fn="gelu_tanh")
+
+    def forward(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """timestep (b,) in 0..1000 -> embedding (b, 1, d) and modulation (b, 6, d), both float32."""
+        sinusoid = get_timestep_embedding(timestep, self.freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
+        embedding = self.time_embedder(sinusoid.to(self.time_embedder.linear_1.weight.dtype))
+        modulation = self.time_proj(F.silu(embedding).to(self.time_proj.weight.dtype))
+        return embedding.float().unsqueeze(1), modulation.float().unflatten(-1, (6, -1))
+
+
+class Attention(nn.Module):
+    """Weights of one attention; queries and keys are RMS-normalised over all heads together."""
+
+    def __init__(self, dim: int, num_heads: int, eps: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.to_q = nn.Linear(dim, dim)
+        self.to_k = nn.Linear(dim, dim)
+        self.to_v = nn.Linear(dim, dim)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+        self.norm_q = nn.RMSNorm(dim, eps=eps)
+        self.norm_k = nn.RMSNorm(dim, eps=eps)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1))  # (b, n, d) -> (b, n, h, k)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(b, h, n, k) queries to (b, n, d) tokens."""
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.to_out[0](attended.transpose(1, 2).flatten(2))
+
+
+class SelfAttention(Attention):
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        q = rotate(self.split_heads(self.norm_q(self.to_q(x))), rope)
+        k = rotate(self.split_heads(self.norm_k(self.to_k(x))), rope)
+        v = self.split_heads(self.to_v(x))
+        return self.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+
+
+class CrossAttention(Attention):
+    def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, m, d) -> keys and values (b, h, m, k): they do not depend on the step."""
+        k = self.split_heads(self.norm_k(self.to_k(context)))
+        v = self.split_heads(self.to_v(context))
+        return k.transpose(1, 2), v.transpose(1, 2)
+
+    def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        q = self.split_heads(self.norm_q(self.to_q(x))).transpose(1, 2)
+        return self.attend(q, *keys_values, mask=mask)
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention, feed-forward; the first and the last are modulated by time (fact sheet 4.7)."""
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.attn1 = SelfAttention(dim, num_heads, eps)
+        self.attn2 = CrossAttention(dim, num_heads, eps)
+        self.norm2 = FP32LayerNorm(dim, eps)
+        self.ffn = FeedForward(dim, inner_dim=ffn_dim, activation_fn="gelu-approximate")
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        num_target: int,
+        rope: tuple[Tensor, Tensor],
+        context: tuple[Tensor, Tensor],
+        context_mask: Tensor | None,
+    ) -> Tensor:
+        """x (b, n + r, d), modulation (b, 6, d) of the first `num_target` tokens -> (b, n + r, d)."""
+        table = self.scale_shift_table.float()
+        target = (table + modulation).chunk(6, dim=1)  # shift, scale, gate of self-attention; the same of the feed-forward
+        reference = table.chunk(6, dim=1)
+
+        def norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+            return modulated_norm(x, shift, scale, self.eps)
+
+        attended = self.attn1(modulate_segments(norm, (x,), num_target, target[0:2], reference[0:2]), rope)
+        x = modulate_segments(gated_residual, (x, attended), num_target, target[2:3], reference[2:3])
+        x = x + self.attn2(self.norm2(x), context, context_mask)
+        fed = self.ffn(modulate_segments(norm, (x,), num_target, target[3:5], reference[3:5]))
+        return modulate_segments(gated_residual, (x, fed), num_target, target[5:6], reference[5:6])
+
+
+class LoomVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
+    """The LoomVideo denoiser with the published parameter names (fact sheet 4.1 and 4.2).
+
+    `prepare` computes what no step changes, `forward` one velocity; training and inference call these two. The fields
+    are those of diffusers' Wan configuration and `mllm_dim`, the width of the language model's layers;
+    `use_source_embedding`, off in the published first training stage; `rounded_rotary_tables`, on for weights that were
+    trained with bfloat16 tables (fact sheet 4.10).
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["Block"]
+    _repeated_blocks = ["Block"]
+    _keep_in_fp32_modules = ["time_embedder", "scale_shift_table", "norm2"]
+    _skip_layerwise_casting_patterns = ["patch_embedding", "source_patch_embedding", "condition_embedder", "norm"]
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: tuple[int, int, int] = (1, 2, 2),
+        num_attention_heads: int = 24,
+        attention_head_dim: int = 128,
+        in_channels: int = 48,
+        out_channels: int = 48,
+        text_dim: int = 4096,
+        freq_dim: int = 256,
+        ffn_dim: int = 14336,
+        num_layers: int = 30,
+        cross_attn_norm: bool = True,
+        qk_norm: str = "rms_norm_across_heads",
+        eps: float = 1e-6,
+        image_dim: int | None = None,
+        added_kv_proj_dim: int | None = None,
+        rope_max_seq_len: int = 1024,
+        pos_embed_seq_len: int | None = None,
+        mllm_dim: int = 4096,
+        use_source_embedding: bool = True,
+        rounded_rotary_tables: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_wan_fields(cross_attn_norm, qk_norm, image_dim, added_kv_proj_dim, pos_embed_seq_len)
+        self.patch_size = (patch_size[0], patch_size[1], patch_size[2])
+        spatial_dim = 2 * (attention_head_dim // 6)
+        self.axis_dims = (attention_head_dim - 2 * spatial_dim, spatial_dim, spatial_dim)  # time, row, column
+        dim = num_attention_heads * attention_head_dim
+
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.patch_embedding = nn.Conv3d(in_channels, dim, self.patch_size, stride=self.patch_size)
+        self.condition_embedder = TimeEmbedder(dim, freq_dim, text_dim)
+        self.blocks = nn.ModuleList(Block(dim, num_attention_heads, ffn_dim, eps) for _ in range(num_layers))
+        self.proj_out = nn.Linear(dim, out_channels * patch_size[0] * patch_size[1] * patch_size[2])
+        self.mllm_embedder = LayerProjector(mllm_dim, dim)
+        self.source_patch_embedding = None
+        if use_source_embedding:
+            self.source_patch_embedding = nn.Conv3d(in_channels, dim, self.patch_size, stride=self.patch_size)
+        self.gradient_checkpointing = False
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier everywhere, small time embeddings; the velocity, the projector and the source start at zero."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv3d)):
+                nn.init.xavier_uniform_(module.weight.flatten(1))  # a view: fills the weight itself
+                nn.init.zeros_(module.bias)
+        for linear in (self.condition_embedder.time_embedder.linear_1, self.condition_embedder.time_embedder.linear_2):
+            nn.init.normal_(linear.weight, std=0.02)
+        for module in (self.proj_out, self.mllm_embedder.linear_2, self.source_patch_embedding):
+            if module is not None:
+                nn.init.zeros_(module.weight)
+
+    def prepare(
+        self,
+        layers: Sequence[Tensor],
+        *,
+        latent_shape: Sequence[int],
+        source: Tensor | None = None,
+        references: Sequence[Tensor] = (),
+        context_mask: Tensor | None = None,
+    ) -> Conditions:
+        """Compute once what no step changes.
+
+        Args:
+            layers: the language model's layer (b, m, dm) of each block, in the blocks' order.
+            latent_shape: shape of the target latents; its last three numbers (f, y, x) count.
+            source: normalised latents (b, c, f, y, x) of the target's shape. Zeros and None mean: no source.
+            references: normalised latents (b, c, f', y', x') of each reference, of any size, in the request's order.
+            context_mask: bool (b, m), True at real tokens, for padded contexts; None when nothing is padded.
+
+        Raises:
+            ValueError: not one layer for every block, or a source of another shape than the target.
+        """
+        grid = self._check_conditions(layers, latent_shape, source)
+        return Conditions(
+            context=tuple(
+                block.attn2.keys_values(self.mllm_embedder(layer))
+                for block, layer in zip(self.blocks, layers, strict=True)
+            ),
+            context_mask=None if context_mask is None else context_mask[:, None, None, :],
+            source=self._source_tokens(source),
+            references=self._reference_tokens(references),
+            rope=self._rope(grid, [self._grid(latents.shape[-3:]) for latents in references]),
+        )
+
+    def forward(self, latents: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
+        """Velocity (b, c, f, y, x) of noisy latents (b, c, f, y, x) at timestep (b,) in 0..1000."""
+        embedding, modulation = self.condition_embedder(timestep)
+        x = patchify(self.patch_embedding, latents)  # (b, n, d)
+        num_target = x.shape[1]
+        if conditions.source is not None:
+            x = add_source(x, conditions.source, timestep)
+        if conditions.references is not None:
+            x = torch.cat([x, conditions.references], dim=1)  # (b, n + r, d)
+        for block, context in zip(self.blocks, conditions.context, strict=True):
+            x = self._run(block, x, modulation, num_target, conditions.rope, context, conditions.context_mask)
+        shift, scale = (self.scale_shift_table.float() + embedding).chunk(2, dim=1)
+        x = self.proj_out(modulated_norm(x[:, :num_target], shift, scale, self.config.eps))
+        return unpatchify(x, self._grid(latents.shape[-3:]), self.patch_size)
+
+    def _run(self, block: nn.Module, *arguments: object) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(block, *arguments)
+        return block(*arguments)
+
+    def _source_tokens(self, source: Tensor | None) -> Tensor | None:
+        if self.source_patch_embedding is None:
+            return None
+        if source is None:  # one patch of zeros stands for all of them
+            weight = self.source_patch_embedding.weight
+            source = weight.new_zeros(1, *weight.shape[1:])
+        return patchify(self.source_patch_embedding, source)
+
+    def _reference_tokens(self, references: Sequence[Tensor]) -> Tensor | None:
+        if not references:
+            return None
+        return torch.cat([patchify(self.patch_embedding, latents) for latents in references], dim=1)
+
+    def _rope(
+        self, grid: tuple[int, int, int], reference_grids: Sequence[tuple[int, int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Tables (n + r, 1, k / 2): the target from frame 0, reference i at its one negative time."""
+        times = [None, *(reference_time(i) for i in range(len(reference_grids)))]
+        tables = [
+            rope_tables(
+                grid_positions(part, time, self.device),
+                self.axis_dims,
+                rounded=self.config.rounded_rotary_tables,
+                fresh_time=time is not None,
+            )
+            for part, time in zip([grid, *reference_grids], times, strict=True)
+        ]
+        cos, sin = (torch.cat(parts).unsqueeze(1) for parts in zip(*tables, strict=True))
+        return cos, sin
+
+    def _grid(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
+        """Tokens along time, rows and columns; ValueError where the patches do not fit."""
+        frames, rows, columns = (size // patch for size, patch in zip(latent_shape, self.patch_size, strict=True))
+        if any(size % patch for size, patch in zip(latent_shape, self.patch_size, strict=True)):
+            raise ValueError(
+                f"latents of {tuple(latent_shape)} (frames, rows, columns) do not fit patches of {self.patch_size}: "
+                "every size must be a multiple of its patch"
+            )
+        return frames, rows, columns
+
+    def _check_conditions(
+        self, layers: Sequence[Tensor], latent_shape: Sequence[int], source: Tensor | None
+    ) -> tuple[int, int, int]:
+        if len(layers) != len(self.blocks):
+            raise ValueError(
+                f"{len(layers)} layers for {len(self.blocks)} blocks: give each block one MLLM layer, "
+                "as conditioning.deepstack.layers_for_blocks picks them"
+            )
+        target = tuple(latent_shape[-3:])
+        if source is not None and tuple(source.shape[-3:]) != target:
+            raise ValueError(
+                f"source latents of {tuple(source.shape[-3:])} for a target of {target} (frames, rows, columns): "
+                "both must be equal, so resize and cut the source to the target"
+            )
+        return self._grid(target)
+
+
+def _check_wan_fields(cross_attn_norm: bool, qk_norm: str, *absent: int | None) -> None:
+    if not cross_attn_norm or qk_norm != "rms_norm_across_heads" or any(value is not None for value in absent):
+        raise ValueError(
+            f"cross_attn_norm={cross_attn_norm}, qk_norm={qk_norm!r}, image_dim, added_kv_proj_dim and pos_embed_seq_len "
+            f"{absent}: this denoiser is the text-to-video Wan2.2 with True, 'rms_norm_across_heads' and three times None"
+        )

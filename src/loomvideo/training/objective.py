@@ -1,0 +1,75 @@
+"""Flow matching as the published system trains it (fact sheet 6): times, noisy latents, velocities, the loss."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from loomvideo.models.wan import LoomVideoTransformer3DModel
+
+MIN_NOISE = 1e-3  # the noise that remains at t = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A batch of samples of one shape; b samples, (c, f, y, x) latents, m context tokens of width dm."""
+
+    latents: Tensor  # clean, normalised (b, c, f, y, x)
+    noise: Tensor  # standard normal, of the same shape
+    time: Tensor  # flow time (b,) in 0..1, 1 is pure noise
+    layers: Sequence[Tensor]  # MLLM layer (b, m, dm) of each denoiser block
+    context_mask: Tensor | None = None  # (b, m), True at real tokens; None where nothing is padded
+    source: Tensor | None = None  # normalised (b, c, f, y, x); zeros in the rows that have no source
+    references: Sequence[Tensor] = ()  # normalised (b, c, f', y', x'), in order
+
+
+def dynamic_shift(num_tokens: int, *, base: float = 1.0, base_tokens: int = 64, scale: float = 0.5) -> float:
+    """How far times move towards noise for a sample of `num_tokens` target and reference tokens: in base..8."""
+    if num_tokens <= 0:
+        return base
+    return min(max(base + math.log2(num_tokens / base_tokens) * scale, base), 8.0)
+
+
+def shift_time(time: Tensor, shift: float) -> Tensor:
+    return shift * time / (1 + (shift - 1) * time)
+
+
+def sample_time(batch: int, shift: float, generator: torch.Generator | None = None) -> Tensor:
+    """Flow times (b,): the sigmoid of a standard normal, shifted."""
+    return shift_time(torch.randn(batch, generator=generator).sigmoid(), shift)
+
+
+def add_noise(latents: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    """z_t = (1 - t) x + (eps + (1 - eps) t) n, for time (b,)."""
+    time = time.to(latents.dtype)[:, None, None, None, None]
+    return (1 - time) * latents + (MIN_NOISE + (1 - MIN_NOISE) * time) * noise
+
+
+def velocity_target(latents: Tensor, noise: Tensor) -> Tensor:
+    """dz/dt = (1 - eps) n - x."""
+    return (1 - MIN_NOISE) * noise - latents
+
+
+def predict_velocity(transformer: LoomVideoTransformer3DModel, group: Group) -> Tensor:
+    conditions = transformer.prepare(
+        group.layers,
+        latent_shape=group.latents.shape,
+        source=group.source,
+        references=group.references,
+        context_mask=group.context_mask,
+    )
+    return transformer(add_noise(group.latents, group.noise, group.time), 1000 * group.time, conditions)
+
+
+def squared_errors(transformer: LoomVideoTransformer3DModel, group: Group) -> Tensor:
+    """Each sample's sum of squared velocity errors (b,), float32: to be accumulated over groups."""
+    error = predict_velocity(transformer, group) - velocity_target(group.latents, group.noise)
+    return error.float().square().flatten(1).sum(1)
+
+
+def flow_matching_loss(transformer: LoomVideoTransformer3DModel, groups: Sequence[Group]) -> Tensor:
+    """Squared velocity errors of all samples over the number of target elements: large samples weigh more."""
+    total = sum(group.latents.numel() for group in groups)
+    return torch.stack([squared_errors(transformer, group).sum() for group in groups]).sum() / total

@@ -1,0 +1,147 @@
+"""One resumable run: time-based schedule, EMA, checkpoints written beside and renamed."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """``minutes`` is the whole training's length over all slices; ``slice_minutes`` is how long this call may take."""
+
+    folder: Path
+    minutes: float
+    slice_minutes: float
+    learning_rate: float
+    warmup_steps: int = 100
+    decay_share: float = 0.35  # the learning rate falls to zero over this last share of the run
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip: float = 1.0
+    ema_decay: float = 0.999
+    save_seconds: float = 120.0
+    seed: int = 0
+
+
+@dataclass
+class Run:
+    """A model in training. ``step(loss_of)`` does one update; ``finished`` says when this slice or the run is over."""
+
+    config: RunConfig
+    model: nn.Module
+    device: torch.device
+    steps: int = 0
+    seconds: float = 0.0
+    averages: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        config = self.config
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        decayed = [p for p in self.parameters if p.ndim > 1]
+        others = [p for p in self.parameters if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+            betas=config.betas,
+        )
+        self.ema = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.file = config.folder / "state.pt"
+        if self.file.exists():
+            self._resume()
+        self.started = self.saved = self.logged = time.monotonic()
+        self.seconds_before = self.seconds
+
+    def _resume(self) -> None:
+        state = torch.load(self.file, map_location="cpu", weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema = {name: value.to(self.device) for name, value in state["ema"].items()}
+        self.steps, self.seconds = state["steps"], state["seconds"]
+
+    def save(self) -> None:
+        """Write the state beside its place and rename it, so that a killed run leaves the last whole one."""
+        self.config.folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema,
+            "steps": self.steps,
+            "seconds": self.seconds,
+        }
+        beside = self.file.with_suffix(".writing")
+        torch.save(state, beside)
+        os.replace(beside, self.file)
+
+    @property
+    def progress(self) -> float:
+        return min(self.seconds / (self.config.minutes * 60), 1.0)
+
+    @property
+    def finished(self) -> bool:
+        return self.progress >= 1 or self.seconds - self.seconds_before > self.config.slice_minutes * 60
+
+    def _rate(self) -> float:
+        warm = min((self.steps + 1) / self.config.warmup_steps, 1.0)
+        return warm * min((1 - self.progress) / self.config.decay_share, 1.0)
+
+    def step(self, loss_of: Callable[[], tuple[Tensor, dict[str, float]]]) -> None:
+        """One update. ``loss_of`` returns the loss and figures for the log; a loss that is no number skips the update."""
+        loss, figures = loss_of()
+        if not torch.isfinite(loss):
+            log.warning("step %d: the loss is %s; the step is skipped", self.steps, loss.item())
+            self.optimizer.zero_grad(set_to_none=True)
+            self.steps += 1
+            return
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * self._rate()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
+        self._average(figures | {"loss": float(loss.detach()), "gradient": float(norm)})
+        self._update_ema()
+        now = time.monotonic()
+        self.seconds = self.seconds_before + now - self.started
+        if now - self.logged > 20:
+            self.logged = now
+            self._log()
+        if now - self.saved > self.config.save_seconds:
+            self.saved = now
+            self.save()
+
+    def _update_ema(self) -> None:
+        decay = min(self.config.ema_decay, (1 + self.steps) / (10 + self.steps))
+        with torch.no_grad():
+            for name, value in self.model.state_dict().items():
+                if value.is_floating_point():
+                    self.ema[name].lerp_(value, 1 - decay)
+                else:
+                    self.ema[name].copy_(value)
+
+    def _average(self, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            before = self.averages.get(name, value)
+            self.averages[name] = before + 0.05 * (value - before)
+
+    def _log(self) -> None:
+        figures = {name: round(value, 5) for name, value in sorted(self.averages.items())}
+        line = {"step": self.steps, "minutes": round(self.seconds / 60, 2), **figures}
+        log.info("%s", json.dumps(line))
+        self.config.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.config.folder / "log.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def averaged_model(self) -> nn.Module:
+        """The model with its averaged weights."""
+        self.model.load_state_dict(self.ema)
+        return self.model

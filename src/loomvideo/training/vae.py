@@ -1,0 +1,117 @@
+"""Train the built-in Wan2.2-style VAE on the little world (16 x 16 pixels and 4 frames a latent, 48 channels)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from loomvideo.data.world.render import render
+from loomvideo.data.world.scene import BACKGROUNDS, sample_scene
+from loomvideo.training.run import Run, RunConfig
+
+CHANNELS = 48
+# (frames, side, batch): pictures and short crops cost the same and teach the same filters
+SHAPES = ((1, 128, 4), (5, 64, 4), (5, 64, 4), (9, 64, 2), (5, 128, 1))
+WORLD_FRAMES = 17
+KL_WEIGHT = 2e-6
+PHOTO_SHARE = 0.35
+
+
+def build_vae() -> AutoencoderKLWan:
+    return AutoencoderKLWan(
+        base_dim=12,
+        decoder_base_dim=12,
+        z_dim=CHANNELS,
+        dim_mult=[1, 2, 4, 4],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        is_residual=True,
+        in_channels=12,
+        out_channels=12,
+        patch_size=2,
+        scale_factor_spatial=16,
+        scale_factor_temporal=4,
+        latents_mean=[0.0] * CHANNELS,
+        latents_std=[1.0] * CHANNELS,
+    )
+
+
+class WorldCrops(IterableDataset):
+    """Endless batches of uint8 crops (b, t, y, x, 3) of world clips, one of ``SHAPES`` after another."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[Tensor]:
+        worker = get_worker_info()
+        rng = np.random.default_rng([self.seed, worker.id if worker else 0])
+        while True:
+            frames, side, batch = SHAPES[int(rng.integers(len(SHAPES)))]
+            yield torch.from_numpy(np.stack([self._crop(rng, frames, side) for _ in range(batch)]))
+
+    def _crop(self, rng: np.random.Generator, frames: int, side: int) -> np.ndarray:
+        kinds = ("photo",) if rng.random() < PHOTO_SHARE else BACKGROUNDS
+        scene = sample_scene(rng, backgrounds=kinds)
+        first = int(rng.integers(WORLD_FRAMES - frames + 1))
+        times = (np.arange(frames) + first) / (WORLD_FRAMES - 1)
+        height = 128 if side == 128 else int(rng.choice([96, 128, 160]))
+        clip = render(scene, height=height, width=height, times=times)
+        top, left = (int(rng.integers(height - side + 1)) for _ in range(2))
+        return clip[:, top : top + side, left : left + side]
+
+
+def to_model_range(frames: Tensor, device: torch.device) -> Tensor:
+    """uint8 (b, t, y, x, 3) to float (b, 3, t, y, x) in [-1, 1]."""
+    return frames.to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def vae_loss(vae: AutoencoderKLWan, pixels: Tensor) -> tuple[Tensor, dict[str, float]]:
+    posterior = vae.encode(pixels).latent_dist
+    decoded = vae.decode(posterior.sample()).sample
+    error = decoded - pixels
+    absolute, squared = error.abs().mean(), error.square().mean()
+    # flat ground is most of every frame: the errors at edges count again, so that shapes can be told apart
+    edges = F.l1_loss(decoded.diff(dim=-1), pixels.diff(dim=-1)) + F.l1_loss(decoded.diff(dim=-2), pixels.diff(dim=-2))
+    kl = posterior.kl().sum() / pixels.numel() * 3
+    loss = absolute + 4 * squared + edges + KL_WEIGHT * 768 * kl
+    psnr = 10 * float(torch.log10(4 / squared.detach()))
+    return loss, {"absolute": float(absolute.detach()), "psnr": psnr, "kl_per_pixel": float(kl.detach())}
+
+
+def measure_latents(vae: AutoencoderKLWan, batches: Iterator[Tensor], count: int, device: torch.device) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of every latent channel over ``count`` batches.
+
+    A channel that carries nothing keeps a deviation near one, as its posterior has, so that its noise is not blown up.
+    """
+    means, variances, posterior = [], [], []
+    for _ in range(count):
+        with torch.no_grad():
+            distribution = vae.encode(to_model_range(next(batches), device)).latent_dist
+        means.append(distribution.mean.mean(dim=(0, 2, 3, 4)))
+        variances.append(distribution.mean.square().mean(dim=(0, 2, 3, 4)))
+        posterior.append(distribution.var.mean(dim=(0, 2, 3, 4)))
+    mean = torch.stack(means).mean(0)
+    variance = torch.stack(variances).mean(0) - mean.square() + torch.stack(posterior).mean(0)
+    return mean.tolist(), variance.sqrt().tolist()
+
+
+def train_vae(folder: Path, *, minutes: float, slice_minutes: float, device: torch.device, workers: int) -> None:
+    """Train until ``minutes`` are over and write ``folder/vae``; called again it goes on where it stopped."""
+    torch.manual_seed(0)
+    vae = build_vae().to(device)
+    config = RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, learning_rate=2e-3)
+    run = Run(config, vae, device)
+    batches = iter(DataLoader(WorldCrops(seed=run.steps), batch_size=None, num_workers=workers))
+    while not run.finished:
+        pixels = to_model_range(next(batches), device)
+        run.step(lambda pixels=pixels: vae_loss(vae, pixels))
+    run.save()
+    averaged = run.averaged_model().eval()
+    mean, std = measure_latents(averaged, batches, 60, device)
+    averaged.register_to_config(latents_mean=mean, latents_std=std)
+    averaged.save_pretrained(folder / "vae")
