@@ -5,7 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-TIME_STRIDE = 10  # the first reference sits at frame -10, the second at -20, ...: far from each other and from the target
+TIME_STRIDE = (
+    10  # the first reference sits at frame -10, the second at -20, ...: far from each other and from the target
+)
 
 
 def reference_time(index: int) -> int:

@@ -31,3 +31,13 @@ def select_frames(
         indices.append(index)
         position += video_fps / target_fps
     return indices[: whole_stride(len(indices))]
+
+
+def frames_to_read(video_fps: float, num_frames: int, *, target_fps: float, max_frames: int) -> list[int]:
+    """``select_frames``, without its loss of four frames where rounding ends the range one frame early.
+
+    A clip of 29.97 frames a second, read as 121 frames at 24, has the 121st at position 149.85: the published rule
+    counts 150 frames in range, rounds to 150, stops at 120 frames and cuts to 117. This gives all 121.
+    """
+    longer = select_frames(video_fps, num_frames, target_fps=target_fps, max_frames=max_frames + FRAME_STRIDE)
+    return longer[: whole_stride(max_frames)]

@@ -8,7 +8,7 @@ MAX_PIXELS = 16_384 * 8_192  # 400 MB once decoded
 
 
 class MediaError(ValueError):
-    """A file cannot be read or written: its name, the rule and the way out, in one line."""
+    """A clip or picture cannot be read or written: its name, the rule and the way out, in one line."""
 
 
 def check_file(path: Path) -> None:

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageErro
 from loomvideo.media.limits import MediaError, check_size
 
 # Formats that show what they are in their first bytes. Pillow's text, vector and video formats are left out.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF")
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 ANIMATED = ("GIF", "WEBP", "PNG")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 DEFAULT_FRAME_SECONDS = 0.1  # what browsers show a frame for when a file says less than 10 ms
@@ -26,6 +27,7 @@ class PictureHeader:
     width: int
     height: int
     num_frames: int
+    fps: float  # by how long the first frame is shown; 0 for a picture
     comment: str | None
 
 
@@ -34,10 +36,13 @@ def read_header(path: Path) -> PictureHeader | None:
     with _opened(path) as image:
         if image is None:
             return None
-        animated = image.format in ANIMATED
-        sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS and not animated
+        num_frames = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1
+        if num_frames > 1:
+            image.load()  # only then a WebP knows its first frame's duration
+            return PictureHeader(*image.size, num_frames, 1 / frame_seconds(image), _comment(image))
+        sideways = image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS
         width, height = image.size[::-1] if sideways else image.size
-        return PictureHeader(width, height, getattr(image, "n_frames", 1) if animated else 1, _comment(image))
+        return PictureHeader(width, height, 1, 0.0, _comment(image))
 
 
 def read_picture(path: Path) -> np.ndarray:
@@ -45,8 +50,7 @@ def read_picture(path: Path) -> np.ndarray:
     with _opened(path) as image:
         if image is None:
             raise MediaError(f"{path}: this is no picture; give a png, jpg or webp file")
-        upright = image if image.format in ANIMATED else ImageOps.exif_transpose(image)
-        return to_rgb(upright)
+        return to_rgb(ImageOps.exif_transpose(image))
 
 
 def decode_animation(path: Path) -> Iterator[tuple[float, np.ndarray]]:
@@ -105,7 +109,7 @@ def save_picture(path: Path, picture: np.ndarray, comment: str) -> None:
 def save_animation(path: Path, frames: np.ndarray, fps: float, comment: str) -> None:
     """Write uint8 (t, y, x, 3) as a looping GIF; its clock counts hundredths of a second."""
     ticks = [round(100 * index / fps) for index in range(len(frames) + 1)]
-    durations = [10 * max(1, after - before) for before, after in zip(ticks, ticks[1:], strict=False)]
+    durations = [10 * max(1, after - before) for before, after in pairwise(ticks)]
     first, *rest = [Image.fromarray(frame) for frame in frames]
     first.save(
         path, save_all=True, append_images=rest, duration=durations, loop=0, comment=comment.encode(), optimize=False
@@ -118,7 +122,8 @@ def _opened(path: Path) -> Iterator[Image.Image | None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_size below is stricter
-            image = Image.open(path, formats=FORMATS)
+            Image.init()
+            image = Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
     except UnidentifiedImageError:
         yield None
         return

@@ -6,6 +6,7 @@ dm width of the language model   (f, y, x) latent grid
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +16,14 @@ from diffusers.models.attention import FeedForward
 from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, get_timestep_embedding
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.normalization import FP32LayerNorm
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from loomvideo.conditioning.references import modulate_segments, reference_time
 from loomvideo.conditioning.source import add_source
 
 ROPE_THETA = 10_000.0
+Sizes = tuple[int, int, int]  # along time, rows and columns
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Conditions:
     context_mask: Tensor | None  # (b, 1, 1, m), True at real tokens
     source: Tensor | None  # (b, n, d), or (1, 1, d) where there is no source
     references: Tensor | None  # (b, r, d)
-    rope: tuple[Tensor, Tensor]  # cosines and sines (n + r, 1, k / 2)
+    rope: Tensor  # complex64 (n + r, 1, k / 2)
 
 
 def patchify(convolution: nn.Module, latents: Tensor) -> Tensor:
@@ -39,47 +42,44 @@ def patchify(convolution: nn.Module, latents: Tensor) -> Tensor:
     return convolution(latents).flatten(2).transpose(1, 2)
 
 
-def unpatchify(tokens: Tensor, grid: tuple[int, int, int], patch_size: tuple[int, int, int]) -> Tensor:
+def unpatchify(tokens: Tensor, grid: Sizes, patch_size: Sizes) -> Tensor:
     """(b, n, patch and channel) -> (b, c, f, y, x); a token's vector is laid out patch first, channel last."""
     patches = tokens.unflatten(2, (*patch_size, -1)).unflatten(1, grid)  # (b, gf, gy, gx, pf, py, px, c)
     latents = patches.permute(0, 7, 1, 4, 2, 5, 3, 6)
     return latents.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
-def rope_tables(
-    positions: Tensor, axis_dims: tuple[int, int, int], *, rounded: bool, fresh_time: bool
-) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (n, k / 2) of integer positions (n, 3), from float64 angles.
+def rope_table(positions: Tensor, axis_dims: Sizes, *, rounded: bool, fresh_time: bool) -> Tensor:
+    """Rotations (n, k / 2) of integer positions (n, 3): complex64 of cosine and sine, from float64 angles.
 
-    `rounded` stores them as bfloat16 would, as the published program does; it computes the time part of a reference
-    anew in float32, which `fresh_time` says (fact sheet 4.10).
+    `rounded` stores cosines and sines as bfloat16 would, as the published program does; it computes the time part of a
+    reference anew in float32, which `fresh_time` says (fact sheet 4.10).
     """
     angles = []
     for axis, dim in enumerate(axis_dims):
-        steps = torch.arange(0, dim, 2, dtype=torch.float64, device=positions.device)
+        steps = torch.arange(0, dim, 2, dtype=torch.float64)
         angles.append(positions[:, axis, None].double() * ROPE_THETA ** (-steps / dim))
     angles = torch.cat(angles, dim=1)
     cos, sin = angles.cos().float(), angles.sin().float()
     if rounded:
         first = axis_dims[0] // 2 if fresh_time else 0
-        for table in (cos, sin):
-            table[:, first:] = table[:, first:].bfloat16().float()
-    return cos, sin
+        for part in (cos, sin):
+            part[:, first:] = part[:, first:].bfloat16().float()
+    return torch.complex(cos, sin)
 
 
-def grid_positions(grid: tuple[int, int, int], time: int | None, device: torch.device) -> Tensor:
+def grid_positions(grid: Sizes, time: int | None) -> Tensor:
     """Positions (n, 3) of a token grid; `time` puts every frame at the same temporal position."""
-    frames, rows, columns = (torch.arange(size, device=device) for size in grid)
+    frames, rows, columns = (torch.arange(size) for size in grid)
     if time is not None:
         frames = torch.full_like(frames, time)
     return torch.stack(torch.meshgrid(frames, rows, columns, indexing="ij"), dim=-1).flatten(0, 2)
 
 
-def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn every pair (2i, 2i + 1) of (b, n, h, k) by its token's angle i."""
-    cos, sin = rope
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x)
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Turn every pair (2i, 2i + 1) of (b, n, h, k) by its token's angle i; as complex numbers: one fast product."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rope).flatten(-2).type_as(x)
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -149,7 +149,7 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         q = rotate(self.split_heads(self.norm_q(self.to_q(x))), rope)
         k = rotate(self.split_heads(self.norm_k(self.to_k(x))), rope)
         v = self.split_heads(self.to_v(x))
@@ -185,13 +185,15 @@ class Block(nn.Module):
         x: Tensor,
         modulation: Tensor,
         num_target: int,
-        rope: tuple[Tensor, Tensor],
+        rope: Tensor,
         context: tuple[Tensor, Tensor],
         context_mask: Tensor | None,
     ) -> Tensor:
         """x (b, n + r, d), modulation (b, 6, d) of the first `num_target` tokens -> (b, n + r, d)."""
         table = self.scale_shift_table.float()
-        target = (table + modulation).chunk(6, dim=1)  # shift, scale, gate of self-attention; the same of the feed-forward
+        target = (table + modulation).chunk(
+            6, dim=1
+        )  # shift, scale, gate of self-attention; the same of the feed-forward
         reference = table.chunk(6, dim=1)
 
         def norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -214,10 +216,15 @@ class LoomVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ["Block"]
-    _repeated_blocks = ["Block"]
-    _keep_in_fp32_modules = ["time_embedder", "scale_shift_table", "norm2"]
-    _skip_layerwise_casting_patterns = ["patch_embedding", "source_patch_embedding", "condition_embedder", "norm"]
+    _no_split_modules: ClassVar = ["Block"]
+    _repeated_blocks: ClassVar = ["Block"]
+    _keep_in_fp32_modules: ClassVar = ["time_embedder", "scale_shift_table", "norm2"]
+    _skip_layerwise_casting_patterns: ClassVar = [
+        "patch_embedding",
+        "source_patch_embedding",
+        "condition_embedder",
+        "norm",
+    ]
 
     @register_to_config
     def __init__(
@@ -273,6 +280,7 @@ class LoomVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             if module is not None:
                 nn.init.zeros_(module.weight)
 
+    @apply_forward_hook  # offloaded weights are fetched for this, too
     def prepare(
         self,
         layers: Sequence[Tensor],
@@ -339,24 +347,21 @@ class LoomVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             return None
         return torch.cat([patchify(self.patch_embedding, latents) for latents in references], dim=1)
 
-    def _rope(
-        self, grid: tuple[int, int, int], reference_grids: Sequence[tuple[int, int, int]]
-    ) -> tuple[Tensor, Tensor]:
-        """Tables (n + r, 1, k / 2): the target from frame 0, reference i at its one negative time."""
+    def _rope(self, grid: Sizes, reference_grids: Sequence[Sizes]) -> Tensor:
+        """Rotations (n + r, 1, k / 2): the target's from frame 0, each reference's at its one negative time."""
         times = [None, *(reference_time(i) for i in range(len(reference_grids)))]
         tables = [
-            rope_tables(
-                grid_positions(part, time, self.device),
+            rope_table(
+                grid_positions(part, time),
                 self.axis_dims,
                 rounded=self.config.rounded_rotary_tables,
                 fresh_time=time is not None,
             )
             for part, time in zip([grid, *reference_grids], times, strict=True)
         ]
-        cos, sin = (torch.cat(parts).unsqueeze(1) for parts in zip(*tables, strict=True))
-        return cos, sin
+        return torch.cat(tables).unsqueeze(1).to(self.device)
 
-    def _grid(self, latent_shape: Sequence[int]) -> tuple[int, int, int]:
+    def _grid(self, latent_shape: Sequence[int]) -> Sizes:
         """Tokens along time, rows and columns; ValueError where the patches do not fit."""
         frames, rows, columns = (size // patch for size, patch in zip(latent_shape, self.patch_size, strict=True))
         if any(size % patch for size, patch in zip(latent_shape, self.patch_size, strict=True)):
@@ -366,9 +371,7 @@ class LoomVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             )
         return frames, rows, columns
 
-    def _check_conditions(
-        self, layers: Sequence[Tensor], latent_shape: Sequence[int], source: Tensor | None
-    ) -> tuple[int, int, int]:
+    def _check_conditions(self, layers: Sequence[Tensor], latent_shape: Sequence[int], source: Tensor | None) -> Sizes:
         if len(layers) != len(self.blocks):
             raise ValueError(
                 f"{len(layers)} layers for {len(self.blocks)} blocks: give each block one MLLM layer, "

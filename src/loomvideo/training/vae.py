@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -15,15 +15,17 @@ from loomvideo.data.world.scene import BACKGROUNDS, sample_scene
 from loomvideo.training.run import Run, RunConfig
 
 CHANNELS = 48
-# (frames, side, batch): pictures and short crops cost the same and teach the same filters
-SHAPES = ((1, 128, 4), (5, 64, 4), (5, 64, 4), (9, 64, 2), (5, 128, 1))
+# (frames, side, batch): pictures teach the same filters at a fraction of a clip's cost, so they come first
+PICTURES = ((1, 64, 16), (1, 128, 4))
+CLIPS = ((1, 64, 8), (5, 64, 4), (9, 64, 2), (5, 64, 4), (5, 128, 1))
+PICTURES_SHARE = 0.4  # of the run
 WORLD_FRAMES = 17
-KL_WEIGHT = 2e-6
-PHOTO_SHARE = 0.35
+KL_WEIGHT = 5e-4
+PHOTO_SHARE = 0.25
 
 
 def build_vae() -> AutoencoderKLWan:
-    return AutoencoderKLWan(
+    vae = AutoencoderKLWan(
         base_dim=12,
         decoder_base_dim=12,
         z_dim=CHANNELS,
@@ -39,19 +41,44 @@ def build_vae() -> AutoencoderKLWan:
         latents_mean=[0.0] * CHANNELS,
         latents_std=[1.0] * CHANNELS,
     )
+    initialise(vae)
+    return vae
+
+
+def initialise(vae: AutoencoderKLWan) -> None:
+    """A start that passes pictures through; with torch's own the network first falls to the mean picture and stays there.
+
+    Causal kernels begin as picture filters (nearly all weight on the present frame), residual branches begin small, and
+    the posterior begins narrow, since one of deviation one would drown the first means in noise.
+    """
+    for name, layer in vae.named_modules():
+        if not isinstance(layer, nn.Conv2d | nn.Conv3d):
+            continue
+        fan_in = layer.weight[:, :, -1].numel() if layer.weight.ndim == 5 else layer.weight.numel()
+        std = (fan_in / layer.out_channels) ** -0.5
+        nn.init.normal_(layer.weight, std=std)
+        nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            if layer.weight.ndim == 5:
+                layer.weight[:, :, :-1] *= 0.3 if name.endswith("time_conv") else 0.1
+            if name.endswith("conv2"):
+                layer.weight *= 0.3
+    nn.init.constant_(vae.quant_conv.bias[CHANNELS:], -5.0)
+    with torch.no_grad():
+        vae.quant_conv.weight[CHANNELS:] *= 0.1
 
 
 class WorldCrops(IterableDataset):
-    """Endless batches of uint8 crops (b, t, y, x, 3) of world clips, one of ``SHAPES`` after another."""
+    """Endless batches of uint8 crops (b, t, y, x, 3) of world clips, each of one of ``shapes``."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, shapes: tuple[tuple[int, int, int], ...], seed: int) -> None:
+        self.shapes, self.seed = shapes, seed
 
     def __iter__(self) -> Iterator[Tensor]:
         worker = get_worker_info()
         rng = np.random.default_rng([self.seed, worker.id if worker else 0])
         while True:
-            frames, side, batch = SHAPES[int(rng.integers(len(SHAPES)))]
+            frames, side, batch = self.shapes[int(rng.integers(len(self.shapes)))]
             yield torch.from_numpy(np.stack([self._crop(rng, frames, side) for _ in range(batch)]))
 
     def _crop(self, rng: np.random.Generator, frames: int, side: int) -> np.ndarray:
@@ -75,10 +102,11 @@ def vae_loss(vae: AutoencoderKLWan, pixels: Tensor) -> tuple[Tensor, dict[str, f
     decoded = vae.decode(posterior.sample()).sample
     error = decoded - pixels
     absolute, squared = error.abs().mean(), error.square().mean()
-    # flat ground is most of every frame: the errors at edges count again, so that shapes can be told apart
+    # flat ground is most of every frame: errors at edges count again, so that shapes can be told apart
     edges = F.l1_loss(decoded.diff(dim=-1), pixels.diff(dim=-1)) + F.l1_loss(decoded.diff(dim=-2), pixels.diff(dim=-2))
     kl = posterior.kl().sum() / pixels.numel() * 3
-    loss = absolute + 4 * squared + edges + KL_WEIGHT * 768 * kl
+    # squared errors lead: absolute ones, from the start, hold the network at the median picture
+    loss = squared + 0.05 * (absolute + edges) + KL_WEIGHT * kl
     psnr = 10 * float(torch.log10(4 / squared.detach()))
     return loss, {"absolute": float(absolute.detach()), "psnr": psnr, "kl_per_pixel": float(kl.detach())}
 
@@ -104,14 +132,20 @@ def train_vae(folder: Path, *, minutes: float, slice_minutes: float, device: tor
     """Train until ``minutes`` are over and write ``folder/vae``; called again it goes on where it stopped."""
     torch.manual_seed(0)
     vae = build_vae().to(device)
-    config = RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, learning_rate=2e-3)
+    config = RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, learning_rate=1.5e-3)
     run = Run(config, vae, device)
-    batches = iter(DataLoader(WorldCrops(seed=run.steps), batch_size=None, num_workers=workers))
+    loader = DataLoader(WorldCrops(PICTURES, seed=run.steps), batch_size=None, num_workers=workers)
+    pictures, clips = iter(loader), None
     while not run.finished:
-        pixels = to_model_range(next(batches), device)
+        if run.progress < PICTURES_SHARE:
+            batch = next(pictures)
+        else:
+            clips = clips or iter(DataLoader(WorldCrops(CLIPS, seed=run.steps), batch_size=None, num_workers=workers))
+            batch = next(clips)
+        pixels = to_model_range(batch, device)
         run.step(lambda pixels=pixels: vae_loss(vae, pixels))
     run.save()
     averaged = run.averaged_model().eval()
-    mean, std = measure_latents(averaged, batches, 60, device)
+    mean, std = measure_latents(averaged, iter(WorldCrops(CLIPS, seed=0)), 60, device)
     averaged.register_to_config(latents_mean=mean, latents_std=std)
     averaged.save_pretrained(folder / "vae")

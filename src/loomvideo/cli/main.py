@@ -1,0 +1,72 @@
+"""``loomvideo COMMAND``: finds the command, and turns what went wrong into one line and an exit status."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from loomvideo import __version__
+from loomvideo.cli.options import Parser
+
+DESCRIPTION = """\
+Make and edit video with a multimodal language model.
+
+  loomvideo generate --prompt "a red circle moves right on a blue background" --output out.mp4
+  loomvideo generate --source in.mp4 --prompt "turn the circle into a green star" --output out.mp4
+  loomvideo COMMAND --help shows a command's options and examples
+"""
+
+# A command's module has add_parser(commands) and run(arguments) -> exit status. It is imported when it is called for.
+COMMANDS = {
+    "generate": ("loomvideo.cli.generate", "make or edit a clip or picture, or many of them"),
+    "show": ("loomvideo.cli.show", "print how a file was made"),
+    "demo": ("loomvideo.cli.demo", "make one example of every task, and a page that shows them"),
+    "models": ("loomvideo.cli.models", "list the models at hand"),
+    "import": ("loomvideo.cli.import_", "turn published weights into one folder"),
+    "evaluate": ("loomvideo.cli.evaluate", "measure a model"),
+    "train": ("loomvideo.cli.train", "train a model"),
+}
+
+DONE, USAGE, INTERRUPTED = 0, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line (default: the process's own) and returns its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if not _is_told(error):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USAGE
+
+
+def _dispatch(words: list[str]) -> int:
+    parser = Parser(prog="loomvideo", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"loomvideo {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    called = words[0] if words and words[0] in COMMANDS else None
+    for name, (_, summary) in COMMANDS.items():
+        if name != called:
+            commands.add_parser(name, help=summary)
+    if called is None:
+        parser.parse_args(words)
+        return DONE
+    module = importlib.import_module(COMMANDS[called][0])
+    module.add_parser(commands)
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        commands.choices[called].reject(unknown)
+    return module.run(arguments)
+
+
+def _is_told(error: Exception) -> bool:
+    """Errors that this package defines are messages to the person; all others are mistakes of ours, with a traceback."""
+    return type(error).__module__.startswith("loomvideo.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""The words of the command line: parsers whose errors are one line, and the options that several commands share."""
+
+import argparse
+import copy
+import difflib
+import math
+from typing import NoReturn
+
+SYSTEMS = ("loomvideo",)
+TASKS = ("t2i", "t2v", "edit", "ref_edit", "mi2v")
+DTYPES = ("float32", "bfloat16", "float16")
+
+# What a person may ask of a request and of the model. A recipe holds the same names; a batch line those of a request.
+REQUEST_OPTIONS = (
+    "prompt",
+    "source",
+    "references",
+    "task",
+    "height",
+    "width",
+    "num_frames",
+    "fps",
+    "num_inference_steps",
+    "guidance_scale",
+    "guidance_scale_visual",
+    "negative_prompt",
+    "seed",
+)
+MODEL_OPTIONS = ("system", "model", "device", "dtype", "lora")
+
+
+class UsageError(ValueError):
+    """What was typed cannot be done: the value, the rule and the way out, in one line."""
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Shows the options' own names only: the published project's names (with underscores) work but are not listed."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        shown = copy.copy(action)
+        shown.option_strings = [name for name in action.option_strings if "_" not in name]
+        return super()._format_action_invocation(shown)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations, with UsageError for what it does not understand."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**{"allow_abbrev": False, "formatter_class": HelpFormatter, **settings})  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def reject(self, unknown: list[str]) -> NoReturn:
+        """Raise UsageError for words that no option takes, with the nearest option's name."""
+        word = next((word for word in unknown if word.startswith("-")), unknown[0])
+        nearest = difflib.get_close_matches(word.partition("=")[0], self._option_string_actions, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"see {self.prog} --help"
+        raise UsageError(f"{word}: {self.prog} has no such option; {hint}")
+
+
+def whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number; give one such as 17") from None
+
+
+def number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no finite number; give one such as 2.5")
+    return value
+
+
+def add_request_options(parser: argparse.ArgumentParser) -> None:
+    """Every default is None, which stands for "not given": the model's own values are the defaults."""
+    content = parser.add_argument_group("what to make")
+    content.add_argument("--prompt", metavar="TEXT", help="what to show, or what to change")
+    content.add_argument(
+        "--source", "--source_video_path", metavar="FILE", help="the clip or picture to edit; its sound is kept"
+    )
+    content.add_argument(
+        "--reference",
+        "--ref_image_paths",
+        dest="references",
+        action="extend",
+        nargs="+",
+        metavar="FILE",
+        help="a picture to take from, @Image 1, @Image 2 ... in the prompt; may be repeated",
+    )
+    content.add_argument(
+        "--task", choices=TASKS, help="named rarely: it follows from the prompt, source and references given"
+    )
+    content.add_argument(
+        "--negative-prompt", "--negative_prompt", metavar="TEXT", help="what to stay away from (default: the model's)"
+    )
+
+    size = parser.add_argument_group("size and length (default: the source's ratio and length at the model's own area)")
+    size.add_argument("--height", type=whole_number, metavar="PIXELS")
+    size.add_argument("--width", type=whole_number, metavar="PIXELS")
+    size.add_argument(
+        "--num-frames", "--num_frames", type=whole_number, metavar="N", help="frames to make; 1 makes a picture"
+    )
+    size.add_argument("--fps", type=number, metavar="RATE", help="frames per second (default: the model's rate)")
+
+    sampling = parser.add_argument_group("sampling (default: the model's own values)")
+    sampling.add_argument(
+        "--steps", "--num_inference_steps", dest="num_inference_steps", type=whole_number, metavar="N"
+    )
+    sampling.add_argument(
+        "--guidance-scale", "--guidance_scale", type=number, metavar="SCALE", help="how strongly the words count"
+    )
+    sampling.add_argument(
+        "--guidance-scale-visual",
+        "--guidance_scale_visual",
+        type=number,
+        metavar="SCALE",
+        help="how strongly source and references count",
+    )
+    sampling.add_argument(
+        "--seed", type=whole_number, metavar="N", help="the same seed gives the same file; -1 draws one (default: 0)"
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    model = parser.add_argument_group("model")
+    model.add_argument("--system", choices=SYSTEMS, help="the system to run (default: loomvideo)")
+    model.add_argument("--model", metavar="NAME", help="builtin (default), a folder, or a Hugging Face Hub id")
+    model.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: cuda where there is one)")
+    model.add_argument("--dtype", choices=DTYPES, help="precision (default: bfloat16 on cuda, else float32)")
+    model.add_argument(
+        "--lora", action="append", metavar="FILE[:WEIGHT]", help="a LoRA on the denoiser; may be repeated"
+    )
+
+
+def given(arguments: argparse.Namespace, names: tuple[str, ...]) -> dict:
+    """The options among ``names`` that were typed."""
+    typed = {name: getattr(arguments, name) for name in names}
+    return {name: value for name, value in typed.items() if value is not None}

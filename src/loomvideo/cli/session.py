@@ -1,0 +1,145 @@
+"""One model, loaded when it is first needed, and what it makes of requests."""
+
+import argparse
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from loomvideo import __version__
+from loomvideo.cli.options import MODEL_OPTIONS, REQUEST_OPTIONS, UsageError
+from loomvideo.cli.progress import Progress
+from loomvideo.media.clip import Clip, read_metadata, write_clip, write_picture
+from loomvideo.media.pictures import PICTURE_SUFFIXES
+from loomvideo.systems.request import ModelLimits, Plan, Request, plan
+
+if TYPE_CHECKING:
+    from loomvideo.systems.loomvideo import LoomVideoPipeline
+
+STAGES = {"read": "reading the request", "sample": "denoising", "decode": "decoding"}
+
+
+class Session:
+    """The model that ``options`` (MODEL_OPTIONS) name. Files are checked at once, weights are loaded at the first use."""
+
+    def __init__(self, options: Mapping[str, object], progress: Progress) -> None:
+        from loomvideo.checkpoint import model_limits, resolve_model
+        from loomvideo.cli.device import choose_device, choose_dtype
+        from loomvideo.cli.lora import parse_lora
+
+        self.options = {"system": "loomvideo", "model": "builtin", **options}
+        self.progress = progress
+        self.loras = [parse_lora(text) for text in self.options.get("lora", ())]
+        self.device = choose_device(self.options.get("device"))
+        self.dtype = choose_dtype(self.options.get("dtype"), self.device)
+        self.folder = resolve_model(self.options["model"])
+        self.limits: ModelLimits = model_limits(self.folder)
+
+    @cached_property
+    def pipeline(self) -> "LoomVideoPipeline":
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
+
+        from loomvideo.cli.lora import load_loras
+        from loomvideo.systems.loomvideo import LoomVideoPipeline
+
+        for library in (diffusers_logging, transformers_logging):
+            library.disable_progress_bar()
+            library.set_verbosity_error()
+        self.progress.stage("loading the model")
+        pipeline = LoomVideoPipeline.from_pretrained(self.folder, torch_dtype=self.dtype)
+        pipeline.set_progress_bar_config(disable=True)
+        load_loras(pipeline.transformer, self.loras)
+        return pipeline.to(self.device)
+
+    def generate(self, decided: Plan) -> np.ndarray:
+        """uint8 frames (t, y, x, 3)."""
+
+        def on_step(pipeline: object, step: int, timestep: object, tensors: dict) -> dict:
+            self.progress.step(step + 1, decided.num_inference_steps)
+            return {}
+
+        output = self.pipeline.generate(
+            decided,
+            callback_on_step_end=on_step,
+            callback_on_stage=lambda stage: self.progress.stage(STAGES[stage]),
+        )
+        return (255 * output.frames).round().astype(np.uint8)
+
+    def recipe(self, request: Request, decided: Plan) -> dict:
+        """What a file is made again from; paths as they were typed."""
+        return {
+            "program": "loomvideo",
+            "version": __version__,
+            **self.options,
+            "computed_on": f"{self.device.type} {str(self.dtype).removeprefix('torch.')}",
+            "task": str(decided.task),
+            "prompt": request.prompt,
+            "negative_prompt": decided.negative_prompt,
+            "source": None if request.source is None else str(request.source),
+            "references": [str(reference) for reference in request.references],
+            "height": decided.output_height,
+            "width": decided.output_width,
+            "num_frames": decided.output_frames,
+            "fps": decided.fps,
+            "num_inference_steps": decided.num_inference_steps,
+            "guidance_scale": decided.guidance_scale,
+            "guidance_scale_visual": decided.guidance_scale_visual,
+            "seed": decided.seed,
+        }
+
+
+@dataclass(frozen=True)
+class Made:
+    output: Path
+    plan: Plan = field(repr=False)
+    seconds: float
+    recipe: dict
+
+    def to_json(self) -> dict:
+        return {
+            "output": str(self.output),
+            "task": str(self.plan.task),
+            "seed": self.plan.seed,
+            "height": self.plan.output_height,
+            "width": self.plan.output_width,
+            "num_frames": self.plan.output_frames,
+            "fps": self.plan.fps,
+            "seconds": round(self.seconds, 2),
+            "notes": list(self.plan.notes),
+            "recipe": self.recipe,
+        }
+
+    def __str__(self) -> str:
+        made = self.plan
+        length = "picture" if made.output_frames == 1 else f"{made.output_frames} frames at {made.fps:g} fps"
+        size = f"{made.output_width}x{made.output_height}"
+        return f"{self.output}: {length}, {size}, seed {made.seed}, {self.seconds:.1f} s"
+
+
+def request_of(options: Mapping[str, object]) -> Request:
+    """The Request among merged options; raises UsageError when there is no prompt."""
+    if options.get("prompt") is None:
+        raise UsageError("--prompt is missing: say what to make, or name a file to make again with --like")
+    return Request(**{name: options[name] for name in REQUEST_OPTIONS if name in options})  # type: ignore[arg-type]
+
+
+def make(session: Session, request: Request, decided: Plan, output: Path) -> Made:
+    """Generate a planned request and write it, its recipe inside."""
+    check_output_fits(output, request, decided)
+    session.pipeline  # noqa: B018  loading is not part of the time that a request took
+    began = time.monotonic()
+    frames = session.generate(decided)
+    recipe = session.recipe(request, decided)
+    session.progress.stage("writing")
+    if output.suffix.lower() in PICTURE_SUFFIXES:
+        write_picture(output, frames[0], metadata=recipe)
+    else:
+        sound = request.source if isinstance(request.source, str | Path) else None
+        write_clip(output, Clip(frames, decided.fps), metadata=recipe, sound_from=sound)
+    return Made(output, decided, time.monotonic() - began, recipe)

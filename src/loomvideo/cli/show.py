@@ -1,0 +1,36 @@
+"""``loomvideo show``: how a file was made."""
+
+import argparse
+import json
+from pathlib import Path
+
+from loomvideo.media.clip import read_metadata
+
+EXAMPLES = """\
+examples:
+  loomvideo show out.mp4
+  loomvideo generate --like out.mp4 --seed 5 --output again.mp4    makes it again with a change
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction") -> None:
+    parser = commands.add_parser("show", help="print how a file was made", epilog=EXAMPLES)
+    parser.add_argument("file", type=Path, metavar="FILE", help="a clip or picture that loomvideo made")
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    recipe = read_metadata(arguments.file)
+    if arguments.json:
+        print(json.dumps(recipe, ensure_ascii=False))
+        return 0
+    width = max((len(name) for name in recipe), default=0)
+    for name, value in recipe.items():
+        print(f"{name:{width}}  {_as_text(value)}")
+    return 0
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(_as_text(item) for item in value)
+    return "-" if value is None else str(value)

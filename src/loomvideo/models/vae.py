@@ -1,0 +1,44 @@
+"""Pixels to normalised latents and back, through diffusers' Wan VAE (fact sheet 5).
+
+b batch   c latent channels   (t, y, x) frames, rows and columns of pixels   (f, ...) latent frames
+"""
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+
+def to_pixels(frames: np.ndarray) -> Tensor:
+    """uint8 frames (t, y, x, 3) -> (1, 3, t, y, x) in -1..1."""
+    return torch.from_numpy(np.array(frames)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+
+
+def encode(
+    vae: AutoencoderKLWan, pixels: Tensor, *, sample: bool = False, generator: torch.Generator | None = None
+) -> Tensor:
+    """Pixels (b, 3, t, y, x) in -1..1 -> normalised latents (b, c, f, y / 16, x / 16): the posterior's mode, or a sample."""
+    posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+    return normalise(vae, posterior.sample(generator) if sample else posterior.mode())
+
+
+def decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """Normalised latents (b, c, f, y, x) -> float32 frames (b, t, y, x, 3) in 0..1."""
+    pixels = vae.decode(denormalise(vae, latents).to(vae.device, vae.dtype)).sample
+    return (pixels.float().clamp(-1, 1) / 2 + 0.5).permute(0, 2, 3, 4, 1)
+
+
+def normalise(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    mean, std = _statistics(vae, latents)
+    return (latents - mean) / std
+
+
+def denormalise(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    mean, std = _statistics(vae, latents)
+    return latents * std + mean
+
+
+def _statistics(vae: AutoencoderKLWan, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every channel (c, 1, 1, 1), over the data that the VAE's makers measured."""
+    mean, std = latents.new_tensor([vae.config.latents_mean, vae.config.latents_std])[..., None, None, None]
+    return mean, std

@@ -1,0 +1,59 @@
+"""The sampling loop: it knows no system, no task and no file."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from diffusers import SchedulerMixin
+from torch import Tensor
+
+from loomvideo.sampling.guidance import guide
+
+Branch = Callable[[Tensor, Tensor], Tensor]  # (latents, timestep) -> the velocities of one or more branches, stacked
+OnStep = Callable[[int, Tensor, Tensor], Tensor | None]  # (step, timestep, latents) -> latents to go on with, or None
+
+
+class NotFiniteError(FloatingPointError):
+    """A velocity or the latents hold NaN or infinity."""
+
+
+def sample(
+    branches: Sequence[Branch],
+    scales: Sequence[float],
+    *,
+    scheduler: SchedulerMixin,
+    noise: Tensor,
+    num_inference_steps: int,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Latents from noise: at every step the guided velocity moves them one step of the scheduler.
+
+    Args:
+        branches: callables of the latents and one scheduler timestep (a scalar tensor), from least to most conditioned;
+            each gives velocities (k, *latents.shape), so that k branches of equal shape may run as one batch.
+        scales: one guidance scale fewer than there are velocities, in the same order.
+        noise: standard normal; its precision is the precision of the solver.
+        on_step: called after every step; a tensor that it returns replaces the latents.
+
+    Raises:
+        NotFiniteError: naming the step at which NaN or infinity appeared.
+    """
+    scheduler.set_timesteps(num_inference_steps, device=noise.device)
+    latents = noise * scheduler.init_noise_sigma
+    for step, timestep in enumerate(scheduler.timesteps):
+        velocities = torch.cat([branch(latents, timestep) for branch in branches])
+        velocity = guide(velocities.unbind(), scales)
+        check_finite(velocity, "velocity", step, num_inference_steps)
+        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+        check_finite(latents, "latents", step, num_inference_steps)
+        if on_step is not None:
+            replaced = on_step(step, timestep, latents)
+            latents = latents if replaced is None else replaced
+    return latents
+
+
+def check_finite(values: Tensor, name: str, step: int, num_steps: int) -> None:
+    if not values.isfinite().all():
+        raise NotFiniteError(
+            f"the {name} of step {step + 1} of {num_steps} holds NaN or infinity: check the weights, "
+            "or use float32 instead of a lower precision"
+        )

@@ -1,0 +1,454 @@
+"""What a person asked for becomes a plan: validated once, here, before any weights are touched.
+
+Cheap checks come first, then the headers of files, then pixels. Sizes in messages are width x height.
+"""
+
+import math
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from loomvideo.media.clip import Clip, MediaInfo
+from loomvideo.media.frames import FRAME_STRIDE
+from loomvideo.media.inputs import Media, Picture, as_media, look, read_frames
+
+MAX_PROMPT = 10_000  # characters
+MAX_STEPS = 1_000  # the schedule's own number of noise levels
+MAX_FPS = 240
+MAX_SEED = 2**63 - 1
+
+
+class RequestError(ValueError):
+    """A request that no model can serve: the value, the rule and the way out, in one line."""
+
+
+class Task(StrEnum):
+    TEXT_TO_IMAGE = "t2i"
+    TEXT_TO_VIDEO = "t2v"
+    EDIT = "edit"
+    GUIDED_EDIT = "ref_edit"
+    MULTI_IMAGE_TO_VIDEO = "mi2v"
+
+
+# What stands before the prompt, for one frame and for more (fact sheet 7.3 and 8.2).
+PREFIXES = {
+    Task.TEXT_TO_IMAGE: ("Generate an image: ", "Generate a video: "),
+    Task.TEXT_TO_VIDEO: ("Generate an image: ", "Generate a video: "),
+    Task.EDIT: ("Edit this image: ", "Edit this video: "),
+    Task.GUIDED_EDIT: ("Edit this image with reference images: ", "Edit this video with reference images: "),
+    Task.MULTI_IMAGE_TO_VIDEO: (
+        "Generate an image with reference images: ",
+        "Generate a video with reference images: ",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+    """What a person asked for; None leaves the choice to the source and the model.
+
+    A picture file, a PIL picture and an array (y, x), (y, x, 3) or (y, x, 4) are pictures; a video file, a Clip, an
+    array (t, y, x, 3) and a list of pictures are clips. Arrays are uint8 or floats in 0..1.
+    """
+
+    prompt: str
+    source: Picture | Clip | Sequence[Picture] | None = None
+    references: Sequence[Picture] = ()
+    task: Task | str | None = None  # follows from what is given
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
+    fps: float | None = None  # of the file that is written; the model's own rate is part of the model
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    guidance_scale_visual: float | None = None
+    negative_prompt: str | None = None
+    seed: int = 0  # -1: a fresh one is drawn, and the plan records it
+
+    def __post_init__(self) -> None:
+        alone = isinstance(self.references, str | Path | Image.Image | np.ndarray)
+        object.__setattr__(self, "references", (self.references,) if alone else tuple(self.references or ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLimits:
+    """What a model was trained for and defaults to; part of its configuration.
+
+    ``area`` and ``max_area`` are in pixels a frame, of the size generated; ``fps`` is the rate it generates at.
+    """
+
+    fps: float
+    area: int
+    max_frames: int
+    default_frames: int
+    max_area: int
+    default_height: int | None = None  # without a source or reference; None: square, of ``area``
+    default_width: int | None = None
+    size_multiple: int = 32
+    frame_stride: int = 4
+    max_references: int = 8
+    num_inference_steps: int = 50
+    guidance_scale: float = 5.0
+    guidance_scale_edit: float = 2.5
+    guidance_scale_visual: float = 1.5
+    negative_prompt: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("max_frames", "default_frames"):
+            if (count := getattr(self, name)) < 1 or (count - 1) % self.frame_stride:
+                raise ValueError(f"{name}={count}: the VAE takes 1 + {self.frame_stride}*n frames, so use such a count")
+        if self.frame_stride != FRAME_STRIDE:
+            raise ValueError(f"frame_stride={self.frame_stride}: clips are read for a VAE of stride {FRAME_STRIDE}")
+        if not self.size_multiple**2 <= self.area <= self.max_area:
+            raise ValueError(f"area={self.area}: must be from {self.size_multiple**2} to max_area={self.max_area}")
+        if (self.default_height is None) != (self.default_width is None):
+            raise ValueError("default_height and default_width go together: give both or neither")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """Everything decided, all pixels read and resized. What follows asks nothing and opens no file."""
+
+    task: Task
+    text: str  # prefix and prompt
+    negative_prompt: str
+    height: int  # generated: multiples of 32, and 1 + 4n frames
+    width: int
+    num_frames: int
+    output_height: int  # what ``cut`` leaves
+    output_width: int
+    output_frames: int
+    fps: float
+    source: np.ndarray | None  # uint8 (num_frames, height, width, 3)
+    references: tuple[np.ndarray, ...]  # uint8 (height, width, 3)
+    num_inference_steps: int
+    guidance_scale: float
+    guidance_scale_visual: float
+    seed: int
+    notes: tuple[str, ...]  # what was chosen and why, for the person
+
+    def cut(self, frames: Any) -> Any:
+        """The output's part of generated frames (t, y, x, ...): the first frames, the centre of each."""
+        top, left = _margin(self.height, self.output_height), _margin(self.width, self.output_width)
+        return frames[: self.output_frames, top : top + self.output_height, left : left + self.output_width]
+
+
+def plan(request: Request, limits: ModelLimits) -> Plan:
+    """Decide everything. Raises RequestError for what was asked and MediaError for what is in a file."""
+    _check_options(request, limits)
+    task = _resolve_task(request)
+    source = None if request.source is None else as_media("source", request.source, limits.fps)
+    references = [as_media(f"reference {i}", given, limits.fps) for i, given in enumerate(request.references, start=1)]
+    source_info = None if source is None else look(source)
+    reference_infos = [_look_at_reference(i, media) for i, media in enumerate(references, start=1)]
+
+    still = _is_still(request, task, source_info)
+    size = _choose_size(request, limits, source_info or next(iter(reference_infos), None), even=not still)
+    asked_frames = 1 if still else request.num_frames
+    num_frames = _frames_to_generate(asked_frames, limits, has_source=source is not None)
+    pixels = None if source is None else _read_source(source, size, num_frames, limits)
+    num_frames = num_frames if pixels is None else len(pixels)
+    output_frames = min(asked_frames or num_frames, num_frames)
+    guidance_scale = limits.guidance_scale if source is None else limits.guidance_scale_edit
+    return Plan(
+        task=task,
+        text=PREFIXES[task][num_frames > 1] + request.prompt,
+        negative_prompt=_given(request.negative_prompt, limits.negative_prompt),
+        height=size.height,
+        width=size.width,
+        num_frames=num_frames,
+        output_height=size.output_height,
+        output_width=size.output_width,
+        output_frames=output_frames,
+        fps=float(_given(request.fps, limits.fps)),
+        source=pixels,
+        references=tuple(_read_reference(media, size, limits) for media in references),
+        num_inference_steps=int(_given(request.num_inference_steps, limits.num_inference_steps)),
+        guidance_scale=float(_given(request.guidance_scale, guidance_scale)),
+        guidance_scale_visual=float(_given(request.guidance_scale_visual, limits.guidance_scale_visual)),
+        seed=secrets.randbelow(2**32) if request.seed == -1 else int(request.seed),
+        notes=(
+            *size.notes,
+            *_length_notes(request, limits, num_frames, output_frames, source_info),
+            *_rate_notes(request, limits, output_frames),
+        ),
+    )
+
+
+# --- options, before any file is opened
+
+
+def _check_options(request: Request, limits: ModelLimits) -> None:
+    _check_text("prompt", request.prompt, empty="say what is to be seen")
+    if request.negative_prompt is not None:
+        _check_text("negative_prompt", request.negative_prompt)
+    for name in ("height", "width"):
+        _check_whole(name, getattr(request, name), "pixels")
+    _check_whole("num_frames", request.num_frames, "frames")
+    _check_whole("num_inference_steps", request.num_inference_steps, "steps", maximum=MAX_STEPS)
+    _check_real("fps", request.fps, above=0, maximum=MAX_FPS)
+    _check_real("guidance_scale", request.guidance_scale)
+    _check_real("guidance_scale_visual", request.guidance_scale_visual)
+    if not _is_whole(request.seed) or not -1 <= request.seed <= MAX_SEED:
+        raise RequestError(f"seed={request.seed!r}: must be a whole number from 0 to 2**63 - 1, or -1 to draw one")
+    if request.num_frames is not None and request.num_frames > limits.max_frames:
+        raise RequestError(
+            f"num_frames={request.num_frames}: this model makes at most {limits.max_frames} frames "
+            f"({limits.max_frames / limits.fps:.1f} s at {limits.fps:g} fps), so ask for {limits.max_frames} or fewer"
+        )
+    if request.height and request.width:
+        _check_area(request.height, request.width, limits)
+    _check_references(request, limits)
+
+
+def _check_text(name: str, text: object, empty: str | None = None) -> None:
+    if not isinstance(text, str):
+        raise RequestError(f"{name}={text!r}: must be text")
+    if empty and not text.strip():
+        raise RequestError(f"{name} is empty: {empty}")
+    if len(text) > MAX_PROMPT:
+        raise RequestError(f"{name} has {len(text):,} characters: at most {MAX_PROMPT:,} are read, so shorten it")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{name} holds a broken character at {error.start}: give it as UTF-8 text") from error
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _check_whole(name: str, value: Any, unit: str, maximum: int | None = None) -> None:
+    if value is None or (_is_whole(value) and 1 <= value <= (maximum or value)):
+        return
+    span = f"from 1 to {maximum}" if maximum else "of 1 or more"
+    raise RequestError(f"{name}={value!r}: must be a whole number of {unit}, {span}")
+
+
+def _check_real(name: str, value: Any, above: float | None = None, maximum: float = 1_000) -> None:
+    if value is None:
+        return
+    real = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if real <= maximum and (real > above if above is not None else real >= 0):  # never true of nan
+        return
+    span = f"above {above:g}" if above is not None else "from 0"
+    raise RequestError(f"{name}={value!r}: must be a number {span} and at most {maximum:g}")
+
+
+def _check_references(request: Request, limits: ModelLimits) -> None:
+    count = len(request.references)
+    if count > limits.max_references:
+        raise RequestError(
+            f"{count} references: this model takes at most {limits.max_references}, so leave {count - limits.max_references} out"
+        )
+    # Plain "Image 3" may be a subject where there is no reference, "@Image 3" never is.
+    pattern = r"@?\bImage ?(\d+)" if count else r"@Image ?(\d+)"
+    for mention in re.finditer(pattern, request.prompt):
+        if not 1 <= int(mention[1]) <= count:
+            raise RequestError(
+                f"the prompt names {mention[0]} and {count} reference{'s are' if count != 1 else ' is'} given: give the "
+                "picture as a reference, or name another (the first is Image 1)"
+            )
+
+
+def _resolve_task(request: Request) -> Task:
+    following = _following_task(request)
+    if request.task is None:
+        return following
+    try:
+        task = Task(request.task)
+    except ValueError as error:
+        raise RequestError(f"task={request.task!r}: there is no such task; use one of {', '.join(Task)}") from error
+    if task is Task.TEXT_TO_IMAGE and request.num_frames not in (None, 1):
+        raise RequestError(f"num_frames={request.num_frames}: task t2i makes one picture; use t2v or leave it out")
+    if task is Task.TEXT_TO_VIDEO and request.num_frames == 1:
+        task = Task.TEXT_TO_IMAGE
+    if (has_source := request.source is not None, bool(request.references)) != _takes(task):
+        needs_source, needs_references = _takes(task)
+        raise RequestError(
+            f"task={task} takes {'a' if needs_source else 'no'} source and {'' if needs_references else 'no '}references, "
+            f"but {'a' if has_source else 'no'} source and {len(request.references)} references are given: "
+            f"use task={following} or leave the task out"
+        )
+    return task
+
+
+def _following_task(request: Request) -> Task:
+    if request.source is not None:
+        return Task.GUIDED_EDIT if request.references else Task.EDIT
+    if request.references:
+        return Task.MULTI_IMAGE_TO_VIDEO
+    return Task.TEXT_TO_IMAGE if request.num_frames == 1 else Task.TEXT_TO_VIDEO
+
+
+def _takes(task: Task) -> tuple[bool, bool]:
+    """Whether a task has a source, and whether it has references."""
+    return task in (Task.EDIT, Task.GUIDED_EDIT), task in (Task.GUIDED_EDIT, Task.MULTI_IMAGE_TO_VIDEO)
+
+
+# --- what is in the source and the references
+
+
+def _look_at_reference(position: int, media: Media) -> MediaInfo:
+    info = look(media)
+    if info.kind == "video":
+        raise RequestError(f"reference {position} is a video: give a picture, such as one of its frames saved as png")
+    return info
+
+
+def _is_still(request: Request, task: Task, source: MediaInfo | None) -> bool:
+    if source and source.kind == "image" and request.num_frames not in (None, 1):
+        raise RequestError(
+            f"num_frames={request.num_frames}: an edited picture is one picture, so leave num_frames out, or give the "
+            "picture as a reference to make a video of it"
+        )
+    return request.num_frames == 1 or task is Task.TEXT_TO_IMAGE or (source is not None and source.kind == "image")
+
+
+# --- size
+
+
+@dataclass(frozen=True)
+class _Size:
+    height: int
+    width: int
+    output_height: int
+    output_width: int
+    notes: tuple[str, ...]
+
+
+def _choose_size(request: Request, limits: ModelLimits, seen: MediaInfo | None, *, even: bool) -> _Size:
+    """The size asked for, or that of the source or first reference at the model's own area; and what is generated."""
+    height, width, notes = _wanted_size(request, limits, seen)
+    if even and (height % 2 or width % 2):
+        notes.append(f"{width + width % 2}x{height + height % 2} is made, since video needs even sides")
+        height, width = height + height % 2, width + width % 2
+    _check_area(height, width, limits)
+    size = _Size(_up(height, limits.size_multiple), _up(width, limits.size_multiple), height, width, tuple(notes))
+    if (size.height, size.width) == (height, width):
+        return size
+    cropping = f"{size.width}x{size.height} is generated and cropped to {width}x{height}, since the model's sides are"
+    notes.append(f"{cropping} multiples of {limits.size_multiple}")
+    return _Size(size.height, size.width, height, width, tuple(notes))
+
+
+def _wanted_size(request: Request, limits: ModelLimits, seen: MediaInfo | None) -> tuple[int, int, list[str]]:
+    if request.height and request.width:
+        return request.height, request.width, []
+    default_height, default_width = _default_size(limits)
+    ratio = seen.width / seen.height if seen else default_width / default_height
+    if request.height:
+        return request.height, max(1, round(request.height * ratio)), []
+    if request.width:
+        return max(1, round(request.width / ratio)), request.width, []
+    if not seen:
+        return default_height, default_width, []
+    height, width = _fit(ratio, limits.area, limits)
+    owner = "source" if request.source is not None else "first reference"
+    return (
+        height,
+        width,
+        [f"{width}x{height} was chosen: the {owner}'s {seen.width}x{seen.height} at the model's own area"],
+    )
+
+
+def _default_size(limits: ModelLimits) -> tuple[int, int]:
+    if limits.default_height and limits.default_width:
+        return limits.default_height, limits.default_width
+    return _fit(1.0, limits.area, limits)
+
+
+def _fit(ratio: float, area: int, limits: ModelLimits) -> tuple[int, int]:
+    """The height and width, multiples both, nearest to a ratio (width / height) and an area; never above max_area."""
+    multiple = limits.size_multiple
+    height = max(1, round(math.sqrt(area / ratio) / multiple)) * multiple
+    width = max(1, round(math.sqrt(area * ratio) / multiple)) * multiple
+    if width >= height:
+        return height, min(width, limits.max_area // height // multiple * multiple)
+    return min(height, limits.max_area // width // multiple * multiple), width
+
+
+def _check_area(height: int, width: int, limits: ModelLimits) -> None:
+    generated_height, generated_width = _up(height, limits.size_multiple), _up(width, limits.size_multiple)
+    if generated_height * generated_width <= limits.max_area:
+        return
+    ratio = max(1 / 64, min(64, width / height))
+    fitting_height, fitting_width = _fit(ratio, limits.max_area, limits)
+    raise RequestError(
+        f"height={height}, width={width}: that generates {generated_width}x{generated_height} pixels and this model makes "
+        f"at most {limits.max_area:,}, so use height={fitting_height}, width={fitting_width} or less"
+    )
+
+
+def _margin(whole: int, part: int) -> int:
+    return round((whole - part) / 2)  # half to even, as pictures are cropped
+
+
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+# --- length
+
+
+def _frames_to_generate(asked: int | None, limits: ModelLimits, *, has_source: bool) -> int:
+    """1 + 4n; of a source as many are read, where it has them."""
+    if asked is None:
+        return limits.max_frames if has_source else limits.default_frames
+    return 1 + _up(asked - 1, limits.frame_stride)
+
+
+def _read_source(media: Media, size: _Size, max_frames: int, limits: ModelLimits) -> np.ndarray:
+    """uint8 (t, y, x, 3) of the size generated. Its middle is the source as the output shows it; the rim, which is
+    cropped from the output, repeats the edge, so that source and output lie on each other."""
+    frames = read_frames(media, limits.fps, max_frames, (size.output_height, size.output_width))
+    top, left = _margin(size.height, size.output_height), _margin(size.width, size.output_width)
+    bottom, right = size.height - size.output_height - top, size.width - size.output_width - left
+    return np.pad(frames, [(0, 0), (top, bottom), (left, right), (0, 0)], mode="edge")
+
+
+def _read_reference(media: Media, size: _Size, limits: ModelLimits) -> np.ndarray:
+    return read_frames(media, limits.fps, 1, (size.height, size.width))[0]
+
+
+# --- what the person is told
+
+
+def _length_notes(
+    request: Request, limits: ModelLimits, num_frames: int, output_frames: int, source: MediaInfo | None
+) -> list[str]:
+    seconds = num_frames / limits.fps
+    if source and request.num_frames and request.num_frames > num_frames:
+        return [
+            f"{num_frames} frames are made and not {request.num_frames}: the source has no more at {limits.fps:g} fps"
+        ]
+    if source and source.kind == "video" and request.num_frames is None:
+        whole = source.num_frames / source.fps
+        if num_frames == limits.max_frames and whole > seconds:
+            return [
+                f"the first {seconds:.1f} s of the source's {whole:.1f} s are edited: {num_frames} frames are the most"
+            ]
+        return [f"{num_frames} frames at {limits.fps:g} fps, as long as the source"]
+    if output_frames < num_frames:
+        stride = limits.frame_stride
+        return [f"{num_frames} frames are generated and cut to {output_frames}, since the model makes 1 + {stride}n"]
+    return []
+
+
+def _rate_notes(request: Request, limits: ModelLimits, output_frames: int) -> list[str]:
+    if request.fps is None or request.fps == limits.fps or output_frames == 1:
+        return []
+    speed = request.fps / limits.fps
+    return [f"written at {request.fps:g} fps, {speed:.3g} times the speed: the model generates at {limits.fps:g} fps"]
+
+
+def _given(value: Any, default: Any) -> Any:
+    return default if value is None else value

@@ -1,0 +1,199 @@
+"""Train the built-in Qwen3-VL and its tokeniser on the little world: captions, questions, rewritten requests.
+
+A request for an edit is answered with the caption of what the edited clip shows, so that the hidden states over the
+request, which condition the denoisers, hold the scene that is wanted.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+from loomvideo.data.world.tasks import Sample, sample
+from loomvideo.models.chat import Chat, chat, tokenise
+from loomvideo.models.qwen import ChatInputs, FrameRule, PixelBudget, Visual, model_arguments, picture, video
+from loomvideo.training.run import Run, RunConfig
+
+VOCABULARY = 1024
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+# eight of seventeen frames: with four, a third of a turn apart, a spinning triangle seems to stand still
+FRAME_RULE = FrameRule(factor=2, min_frames=8, sampled_frames=8)
+IMAGE_BUDGET = PixelBudget(64 * 64, 256 * 256)
+VIDEO_BUDGET = PixelBudget(8 * 64 * 64, 8 * 192 * 192)
+READING_WEIGHT = 0.1  # of the loss on the request's own words; the answer's words weigh one
+
+
+def prompts(rng: np.random.Generator, count: int) -> Iterator[str]:
+    tasks = ("t2v", "t2i", "edit_video", "edit_image", "style_video", "guided_edit", "mi2v", "question", "caption", "rewrite")
+    for _ in range(count):
+        drawn = sample(str(rng.choice(tasks)), rng)
+        yield drawn.prompt
+        if drawn.answer:
+            yield drawn.answer
+
+
+def build_tokenizer(seed: int = 0, texts: int = 30_000) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 1,024 tokens learnt from the world's prompts and answers, with Qwen's special tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    prefixes = ["Generate a video: ", "Generate an image: ", "Edit this video: ", "Edit this image: "]
+    prefixes += ["Edit this video with reference images: ", "Generate a video with reference images: ", "user\n", "assistant\n"]
+    prefixes += [f"<{tenths / 10:.1f} seconds>" for tenths in range(10)]
+    corpus = prefixes * 200 + list(prompts(np.random.default_rng(seed), texts))
+    tokenizer.train_from_iterator(corpus, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=[token for token in SPECIAL_TOKENS[1:] if token != "<|im_end|>"],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_mllm(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    config = Qwen3VLConfig(
+        text_config={
+            "vocab_size": VOCABULARY,
+            "hidden_size": 192,
+            "intermediate_size": 384,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10_000.0,
+                "mrope_section": [6, 5, 5],
+                "mrope_interleaved": True,
+            },
+            "pad_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+            "tie_word_embeddings": True,
+        },
+        vision_config={
+            "depth": 4,
+            "hidden_size": 96,
+            "intermediate_size": 256,
+            "num_heads": 3,
+            "patch_size": 16,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            "out_hidden_size": 192,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [1, 2],
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+    return Qwen3VLForConditionalGeneration(config)
+
+
+def visuals_of(drawn: Sample) -> list[Visual]:
+    """References, then the source: the order in which the published program puts them before the model."""
+    visuals = [picture(reference, IMAGE_BUDGET) for reference in drawn.references]
+    if drawn.source is None:
+        return visuals
+    if len(drawn.source) == 1:
+        return [*visuals, picture(drawn.source[0], IMAGE_BUDGET)]
+    return [*visuals, video(drawn.source, FRAME_RULE, VIDEO_BUDGET)]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A batch of chats with answers: padded ids, and how much each token's prediction weighs."""
+
+    inputs: ChatInputs
+    weights: Tensor  # (b, m)
+
+
+# (task, samples a batch, share): text alone is cheap, clips are dear
+MIXTURE = (("rewrite", 64, 0.12), ("caption_image", 32, 0.22), ("question_image", 32, 0.26), ("caption_video", 12, 0.16), ("question_video", 12, 0.24))
+
+
+class Lessons(IterableDataset):
+    """Endless batches, each of one kind of task."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+        self.tokenizer, self.seed = tokenizer, seed
+
+    def __iter__(self) -> Iterator[Lesson]:
+        worker = get_worker_info()
+        rng = np.random.default_rng([self.seed, worker.id if worker else 0, 2])
+        shares = np.array([share for _, _, share in MIXTURE])
+        while True:
+            task, batch, _ = MIXTURE[int(rng.choice(len(MIXTURE), p=shares / shares.sum()))]
+            yield self.lesson([self._draw(task, rng) for _ in range(batch)])
+
+    @staticmethod
+    def _draw(task: str, rng: np.random.Generator) -> Sample:
+        name, _, kind = task.partition("_")
+        return sample(name, rng, num_frames=1 if kind == "image" else 17)
+
+    def lesson(self, samples: list[Sample]) -> Lesson:
+        requests = [chat([*visuals_of(drawn), drawn.prompt]) for drawn in samples]
+        answered = [Chat(f"{request.text}{drawn.answer}<|im_end|>", request.visuals) for request, drawn in zip(requests, samples, strict=True)]
+        inputs = tokenise(self.tokenizer, answered)
+        ids = inputs.input_ids
+        weights = torch.full(ids.shape, READING_WEIGHT)
+        for row, request in enumerate(requests):
+            asked = len(self.tokenizer(request.text, add_special_tokens=False)["input_ids"])
+            weights[row, asked:] = 1.0
+        silent = [self.tokenizer.convert_tokens_to_ids(token) for token in ("<|image_pad|>", "<|video_pad|>", "<|endoftext|>")]
+        weights[torch.isin(ids, torch.tensor(silent))] = 0.0
+        return Lesson(inputs, weights)
+
+
+def mllm_loss(model: Qwen3VLForConditionalGeneration, lesson: Lesson) -> tuple[Tensor, dict[str, float]]:
+    """Cross-entropy of the next token; the answers' loss and accuracy are reported by kind of visual."""
+    ids, weights = lesson.inputs.input_ids[:, 1:], lesson.weights[:, 1:]
+    logits = model(**model_arguments(model, lesson.inputs), use_cache=False).logits[:, :-1]
+    losses = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(weights)
+    answers = weights == 1.0
+    right = (logits.argmax(-1) == ids)[answers].float().mean()
+    visual = "video" if lesson.inputs.pixel_values_videos is not None else "image" if lesson.inputs.pixel_values is not None else "text"
+    return (losses * weights).sum() / weights.sum(), {f"right_{visual}": float(right), f"answer_{visual}": float(losses[answers].mean().detach())}
+
+
+def train_mllm(folder: Path, *, minutes: float, slice_minutes: float, device: torch.device, workers: int) -> None:
+    """Train until ``minutes`` are over and write ``folder/mllm``; called again it goes on where it stopped."""
+    torch.manual_seed(0)
+    tokenizer_folder = folder / "tokenizer"
+    if not tokenizer_folder.exists():
+        build_tokenizer().save_pretrained(tokenizer_folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
+    model = build_mllm(tokenizer).to(device)
+    run = Run(RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, learning_rate=1.5e-3), model, device)
+    lessons = iter(DataLoader(Lessons(tokenizer, seed=run.steps), batch_size=None, num_workers=workers))
+    while not run.finished:
+        lesson = next(lessons)
+        lesson = Lesson(lesson.inputs.to(device), lesson.weights.to(device))
+        run.step(lambda lesson=lesson: mllm_loss(model, lesson))
+    run.save()
+    run.averaged_model().eval().save_pretrained(folder / "mllm")
