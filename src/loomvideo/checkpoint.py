@@ -13,10 +13,10 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import ModelMixin
@@ -30,6 +30,7 @@ BUILTIN = Path(__file__).parent / "builtin"
 PIPELINES = {"loomvideo": "LoomVideoPipeline"}  # system to the class that its model_index.json names
 MODEL_FILES = ["model_index.json", "*/*.json", "*/*.safetensors", "*/*.jinja", "*/*.txt"]
 TRUSTED_LIBRARIES = ("diffusers", "transformers", "loomvideo")  # whose classes a model_index.json may name
+PRECISION_ARGUMENT = {ModelMixin: "torch_dtype", PreTrainedModel: "dtype"}  # of the libraries' from_pretrained
 TOKENIZER_BESIDE = "mllm"  # a shared tokenizer lies in the shared language model's folder
 
 # Where a published checkpoint keeps the denoiser, best first.
@@ -37,6 +38,7 @@ PUBLISHED_FILES = ("ema/ema.pth", "latest/gen_model.pth", "gen_model.pth")
 WHOLE_MODEL_PREFIX = "gen_model."
 MAX_NAMES = 10  # in an error
 
+Model = TypeVar("Model", bound=nn.Module)
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -66,7 +68,7 @@ def model_index(folder: Path) -> dict[str, Any]:
     return _read_json(folder / "model_index.json")
 
 
-def components(folder: Path) -> dict[str, type]:
+def components(folder: Path) -> dict[str, Any]:
     """The class of every component of a model folder."""
     entries = {name: entry for name, entry in model_index(folder).items() if isinstance(entry, list)}
     return {name: _component_class(folder, name, entry) for name, entry in entries.items() if entry[0] is not None}
@@ -86,8 +88,9 @@ def shared_components(folder: Path, *, dtype: torch.dtype = torch.float32) -> di
     for name, component in components(folder).items():
         place = component_folder(folder, name)
         if place.parent != folder:
-            precision = {"torch_dtype": dtype} if issubclass(component, ModelMixin) else {}
-            precision = {"dtype": dtype} if issubclass(component, PreTrainedModel) else precision
+            precision: Any = {
+                PRECISION_ARGUMENT[kind]: dtype for kind in PRECISION_ARGUMENT if issubclass(component, kind)
+            }
             loaded[name] = component.from_pretrained(place, **precision)
     return loaded
 
@@ -100,26 +103,31 @@ def check_model(folder: Path) -> None:
     for name, component in components(folder).items():
         if issubclass(component, nn.Module):
             place = component_folder(folder, name)
-            check_shapes(str(place), stored_shapes(place), expected_shapes(component, place))
+            found = stored_shapes(place)
+            check_shapes(str(place), found, expected_shapes(component, place, found))
 
 
-def expected_shapes(component: type[nn.Module], folder: Path) -> dict[str, torch.Size]:
-    """Name and shape of all that a component's folder must hold, from its configuration."""
+def expected_shapes(component: type[nn.Module], folder: Path, found: Collection[str]) -> dict[str, torch.Size]:
+    """Name and shape of all that a component's folder must hold, from its configuration.
+
+    A tensor that is tied to another one, as a language model's head may be to its embedding, need not be found.
+    """
     model = empty_model(component, folder)
     tied = getattr(model, "all_tied_weights_keys", {})
-    return {name: tensor.shape for name, tensor in model.state_dict().items() if name not in tied}
+    return {name: tensor.shape for name, tensor in model.state_dict().items() if name in found or name not in tied}
 
 
-def empty_model(component: type[nn.Module], folder: Path) -> nn.Module:
+def empty_model(component: type[Model], folder: Path) -> Model:
     """A model built from its folder's configuration on the meta device: names and shapes without memory."""
     if not (folder / "config.json").is_file():
         raise CheckpointError(
             f"{folder} has no config.json: a model's folder holds its configuration beside its weights"
         )
+    builder: Any = component
     with torch.device("meta"):
-        if issubclass(component, ModelMixin):
-            return component.from_config(component.load_config(folder))
-        return component(component.config_class.from_pretrained(folder))
+        if issubclass(component, PreTrainedModel):
+            return builder(builder.config_class.from_pretrained(folder))
+        return builder.from_config(builder.load_config(folder))
 
 
 def stored_shapes(folder: Path) -> dict[str, list[int]]:
@@ -263,11 +271,12 @@ def _load(file: Path) -> dict[str, Any]:
         named = ", ".join(re.findall(r"GLOBAL (\S+)", str(error)))
         raise CheckpointError(
             f"{file} is refused: only tensors and plain values are read from a pickle (weights_only), and this one is "
-            f"{f'code that calls {named}' if named else 'something else or damaged'}; get a file of tensors, best as "
-            "safetensors"
+            f"{f'code that calls {named}' if named else 'something else'}; get a file of tensors, best as safetensors"
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(f"{file} cannot be read, it may be cut off: {_first_line(error)}") from error
+    except Exception as error:  # the unpickler raises errors of many kinds on a file that is damaged or something else
+        raise CheckpointError(
+            f"{file} cannot be read, it is damaged or no PyTorch file: {_first_line(error)}"
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(
             f"{file} holds a {type(content).__name__}, not a state dict: give a file of named tensors"
@@ -325,7 +334,7 @@ def _denoiser_part(content: Mapping[str, Any]) -> dict[str, Any]:
 # --- reading and telling
 
 
-def _component_class(folder: Path, name: str, entry: Sequence[str]) -> type:
+def _component_class(folder: Path, name: str, entry: Sequence[str]) -> Any:
     library, class_name = entry
     if library.split(".")[0] not in TRUSTED_LIBRARIES:
         raise CheckpointError(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from loomvideo.media.frames import frames_to_read, select_frames, whole_stride
 
 TABLES = Path(__file__).parents[3] / "shared" / "golden" / "loomvideo" / "tables.json"

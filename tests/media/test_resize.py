@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from loomvideo.media import resize
 from loomvideo.media.resize import cover_crop, cover_size, to_model_range
 

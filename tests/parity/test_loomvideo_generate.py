@@ -14,7 +14,8 @@ from loomvideo.systems.loomvideo import LoomVideoPipeline
 from loomvideo.systems.request import Plan, Task
 
 LIMITS = {"fps": 24.0, "area": 32 * 32, "max_area": 1 << 20, "max_frames": 121, "default_frames": 81}
-BRANCHES = {1: ["full"], 2: ["uncond", "full"], 3: ["uncond", "visual", "full"]}
+BRANCHES = {1: ["full"], 2: ["uncond", "full"], 3: ["uncond", "visual", "full"]}  # from least to most conditioned
+READING_ORDER = ["full", "uncond", "visual"]
 IDS = {"full": "input_ids", "uncond": "uncond_input_ids", "visual": "visual_only_input_ids"}
 TEXTS = {"full": "text", "uncond": "uncond_text", "visual": "visual_only_text"}
 
@@ -112,7 +113,7 @@ def run(pipeline, plan, golden, batch_branches):
     )
     assert not pipeline.injected
     names = BRANCHES[len(pipeline.chats)]
-    chats = dict(zip([names[-1], *names[:-1]] if len(names) < 3 else ["full", "uncond", "visual"], pipeline.chats))
+    chats = dict(zip(READING_ORDER[: len(names)], pipeline.chats, strict=True))
     inputs = {name: tokenise(pipeline.tokenizer, [chat]) for name, chat in chats.items()}
     velocities = torch.stack(pipeline.velocities).unflatten(0, (-1, len(names))).squeeze(2)
     pixels = {name: value for name, value in vars(inputs["full"]).items() if value is not None}

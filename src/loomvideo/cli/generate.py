@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import os
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from loomvideo.cli.session import Made, Session, make, request_of
 from loomvideo.media.clip import check_output, read_metadata
 from loomvideo.media.limits import check_file
 from loomvideo.media.pictures import PICTURE_SUFFIXES
+from loomvideo.systems.request import Plan, plan
 
 USAGE = """loomvideo generate --prompt TEXT [--source FILE] [--reference FILE ...] [--output FILE] [options]
        loomvideo generate --like FILE [options]
@@ -67,27 +66,69 @@ def add_parser(commands: "argparse._SubParsersAction") -> None:
 def run(arguments: argparse.Namespace) -> int:
     if (arguments.batch is None) != (arguments.output_dir is None):
         raise UsageError("--batch and --output-dir go together: give both, or --output for one file")
+    options = merged_options(arguments)
     with show_progress(quiet=arguments.quiet) as progress:
         if arguments.batch is not None:
-            return batch.run(arguments, progress)
-        made = generate(arguments, progress)
-    report(made, arguments)
+            return batch.run(arguments, options, progress)
+        made = generate(arguments, options, progress)
+    if arguments.json:
+        print(json.dumps(made.to_json(), ensure_ascii=False))
+    elif not arguments.quiet:
+        print(made)
     return 0
 
 
-def generate(arguments: argparse.Namespace, progress: Progress) -> Made:
+def generate(arguments: argparse.Namespace, options: dict, progress: Progress) -> Made:
     """Options and files first, the model after: what is wrong is told at once."""
-    options = merged_options(arguments)
     output: Path | None = arguments.output
     if output is not None:
         check_output(output)
         if output.suffix.lower() in PICTURE_SUFFIXES:
-            options.setdefault("num_frames", 1)
+            options = {"num_frames": 1, **options}
     request = request_of(options)
-    for file in (request.source, *request.references):
+    for file in filter(None, (request.source, *request.references)):
         check_input(Path(str(file)), output)
-    session = Session(options, progress)
-    decided = session.plan(request)
-    if output is None:
-        output = default_output()
+    session = Session(published.with_model(arguments, options, progress), progress)
+    decided = plan(request, session.limits)
+    output = settled_output(output, decided, options.get("task") or decided.task, published.is_meant(arguments))
+    if not (arguments.quiet or arguments.json):
+        for note in decided.notes:
+            print(f"note: {note}", flush=True)
     return make(session, request, decided, output)
+
+
+def merged_options(arguments: argparse.Namespace) -> dict:
+    """What was typed, over the recipe of --like, over the published program's configuration."""
+    recipe = {} if arguments.like is None else recipe_options(arguments.like)
+    options = {**recipe, **given(arguments, (*REQUEST_OPTIONS, *MODEL_OPTIONS))}
+    return {**published.defaults(arguments, options), **options}
+
+
+def recipe_options(file: Path) -> dict:
+    """The options in a file's recipe, without the task, which follows from the others."""
+    recipe = read_metadata(file)
+    names = set(REQUEST_OPTIONS + MODEL_OPTIONS) - {"task"}
+    return {name: value for name, value in recipe.items() if name in names and value is not None}
+
+
+def check_input(file: Path, output: Path | None) -> None:
+    check_file(file)
+    if output is not None and output.exists() and file.samefile(output):
+        raise UsageError(f"--output {output}: this is an input too and would be lost; name another file")
+
+
+def settled_output(output: Path | None, decided: Plan, task: str, as_published: bool) -> Path:
+    """Where a planned request is written; raises for a name that cannot hold it."""
+    still = decided.output_frames == 1
+    if output is None:
+        name = f"loomvideo_{task}_{datetime.now():%Y%m%d_%H%M%S}.{'png' if still else 'mp4'}"
+        output = Path("outputs", name)
+    elif as_published and still and output.suffix.lower() == ".mp4":
+        output = output.with_suffix(".jpg")
+    if output.suffix.lower() in PICTURE_SUFFIXES and not still:
+        raise UsageError(
+            f"--output {output}: a picture holds one frame and {decided.output_frames} are made; "
+            "use --num-frames 1, or name an mp4"
+        )
+    check_output(output)
+    return output

@@ -53,7 +53,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict | None]:
 
     try:
         state, metadata = WanLoraLoaderMixin.lora_state_dict(
-            str(path.parent), weight_name=path.name, use_safetensors=True, local_files_only=True, return_lora_metadata=True
+            str(path.parent),
+            weight_name=path.name,
+            use_safetensors=True,
+            local_files_only=True,
+            return_lora_metadata=True,
         )
     except SafetensorError as error:
         raise LoraError(f"{path}: this is no safetensors file ({error}); copy it again") from error
@@ -78,4 +82,6 @@ def _check_targets(transformer: nn.Module, state: Mapping[str, Tensor], path: Pa
         inwards = matrix.startswith("A")
         size, expected = (tensor.shape[1], layer.in_features) if inwards else (tensor.shape[0], layer.out_features)
         if size != expected:
-            raise LoraError(f"{path}: {name} has {size} features and the layer {expected}; it was made for another model")
+            raise LoraError(
+                f"{path}: {name} has {size} features and the layer {expected}; it was made for another model"
+            )

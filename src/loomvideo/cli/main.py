@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from loomvideo import __version__
-from loomvideo.cli.options import Parser
+from loomvideo.cli.options import Parser, is_message
 
 DESCRIPTION = """\
 Make and edit video with a multimodal language model.
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        if not _is_told(error):
+        if not is_message(error):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE
@@ -61,11 +61,6 @@ def _dispatch(words: list[str]) -> int:
     if unknown:
         commands.choices[called].reject(unknown)
     return module.run(arguments)
-
-
-def _is_told(error: Exception) -> bool:
-    """Errors that this package defines are messages to the person; all others are mistakes of ours, with a traceback."""
-    return type(error).__module__.startswith("loomvideo.")
 
 
 if __name__ == "__main__":

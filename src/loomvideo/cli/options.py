@@ -33,6 +33,11 @@ class UsageError(ValueError):
     """What was typed cannot be done: the value, the rule and the way out, in one line."""
 
 
+def is_message(error: Exception) -> bool:
+    """Errors that this package defines are told to the person; all others are mistakes of ours and need a traceback."""
+    return type(error).__module__.startswith("loomvideo.")
+
+
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Shows the options' own names only: the published project's names (with underscores) work but are not listed."""
 

@@ -4,7 +4,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
 
 SECONDS_BETWEEN_LINES = 10.0  # in a log file, where a line cannot be redrawn
 
@@ -48,15 +51,15 @@ class Lines:
 class Bar:
     """For terminals: one line, redrawn by rich and wiped at the end."""
 
-    def __init__(self, display: object) -> None:
+    def __init__(self, display: "RichProgress") -> None:
         self.display = display
-        self.task = display.add_task("starting", total=None)  # type: ignore[attr-defined]
+        self.task = display.add_task("starting", total=None)
 
     def stage(self, name: str) -> None:
-        self.display.reset(self.task, description=name, total=None)  # type: ignore[attr-defined]
+        self.display.reset(self.task, description=name, total=None)
 
     def step(self, done: int, total: int) -> None:
-        self.display.update(self.task, completed=done, total=total)  # type: ignore[attr-defined]
+        self.display.update(self.task, completed=done, total=total)
 
 
 @contextmanager
@@ -66,20 +69,29 @@ def show_progress(*, quiet: bool) -> Iterator[Progress]:
     elif not sys.stderr.isatty():
         yield Lines()
     else:
-        with _rich_display() as display:
+        with terminal_display() as display:
             yield Bar(display)
 
 
-def _rich_display() -> object:
+def columns() -> tuple:
     from rich import progress
-    from rich.console import Console
 
-    return progress.Progress(
+    return (
         progress.SpinnerColumn(),
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TimeRemainingColumn(),
+    )
+
+
+def terminal_display() -> "RichProgress":
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(
+        *columns(),
         console=Console(stderr=True),
         transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # else what is printed would leave its pipe for the terminal
     )

@@ -1,44 +1,52 @@
 """One model, loaded when it is first needed, and what it makes of requests."""
 
-import argparse
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from loomvideo import __version__
-from loomvideo.cli.options import MODEL_OPTIONS, REQUEST_OPTIONS, UsageError
+from loomvideo.cli.options import MODEL_OPTIONS, REQUEST_OPTIONS, SYSTEMS, UsageError
 from loomvideo.cli.progress import Progress
-from loomvideo.media.clip import Clip, read_metadata, write_clip, write_picture
+from loomvideo.media.clip import Clip, probe, write_clip, write_picture
 from loomvideo.media.pictures import PICTURE_SUFFIXES
-from loomvideo.systems.request import ModelLimits, Plan, Request, plan
+from loomvideo.systems.request import ModelLimits, Plan, Request
 
 if TYPE_CHECKING:
     from loomvideo.systems.loomvideo import LoomVideoPipeline
+
+
+class MemoryShort(RuntimeError):
+    """The request is too large for the device."""
+
 
 STAGES = {"read": "reading the request", "sample": "denoising", "decode": "decoding"}
 
 
 class Session:
-    """The model that ``options`` (MODEL_OPTIONS) name. Files are checked at once, weights are loaded at the first use."""
+    """The model that ``options`` (MODEL_OPTIONS) name. What is wrong with them is told at once; weights are loaded at
+    their first use."""
 
-    def __init__(self, options: Mapping[str, object], progress: Progress) -> None:
-        from loomvideo.checkpoint import model_limits, resolve_model
+    def __init__(self, options: Mapping[str, Any], progress: Progress) -> None:
+        from loomvideo.checkpoint import resolve_model
         from loomvideo.cli.device import choose_device, choose_dtype
         from loomvideo.cli.lora import parse_lora
 
-        self.options = {"system": "loomvideo", "model": "builtin", **options}
+        self.options = {"system": SYSTEMS[0], "model": "builtin"} | {
+            name: options[name] for name in MODEL_OPTIONS if name in options
+        }
+        if self.options["system"] not in SYSTEMS:
+            raise UsageError(f"system {self.options['system']!r}: there is no such system; use {', '.join(SYSTEMS)}")
         self.progress = progress
         self.loras = [parse_lora(text) for text in self.options.get("lora", ())]
         self.device = choose_device(self.options.get("device"))
         self.dtype = choose_dtype(self.options.get("dtype"), self.device)
-        self.folder = resolve_model(self.options["model"])
-        self.limits: ModelLimits = model_limits(self.folder)
+        self.folder = resolve_model(str(self.options["model"]), system=self.options["system"])
+        self.limits = read_limits(self.folder)
 
     @cached_property
     def pipeline(self) -> "LoomVideoPipeline":
@@ -52,24 +60,35 @@ class Session:
             library.disable_progress_bar()
             library.set_verbosity_error()
         self.progress.stage("loading the model")
-        pipeline = LoomVideoPipeline.from_pretrained(self.folder, torch_dtype=self.dtype)
+        pipeline = LoomVideoPipeline.from_pretrained(self.folder, dtype=self.dtype)
         pipeline.set_progress_bar_config(disable=True)
         load_loras(pipeline.transformer, self.loras)
         return pipeline.to(self.device)
 
+    def load(self) -> None:
+        """Load the weights now, so that what is wrong with them is told before the first request, and once."""
+        _ = self.pipeline
+
     def generate(self, decided: Plan) -> np.ndarray:
         """uint8 frames (t, y, x, 3)."""
+        from torch import OutOfMemoryError
 
         def on_step(pipeline: object, step: int, timestep: object, tensors: dict) -> dict:
             self.progress.step(step + 1, decided.num_inference_steps)
             return {}
 
-        output = self.pipeline.generate(
-            decided,
-            callback_on_step_end=on_step,
-            callback_on_stage=lambda stage: self.progress.stage(STAGES[stage]),
-        )
-        return (255 * output.frames).round().astype(np.uint8)
+        try:
+            output = self.pipeline.generate(
+                decided,
+                callback_on_step_end=on_step,
+                callback_on_stage=lambda stage: self.progress.stage(STAGES[stage]),
+            )
+        except OutOfMemoryError as error:
+            size = f"{decided.num_frames} frames of {decided.width}x{decided.height}"
+            raise MemoryShort(
+                f"{self.device} has too little memory for {size}; ask for fewer or smaller ones"
+            ) from error
+        return (255 * np.asarray(output.frames)).round().astype(np.uint8)
 
     def recipe(self, request: Request, decided: Plan) -> dict:
         """What a file is made again from; paths as they were typed."""
@@ -92,6 +111,16 @@ class Session:
             "guidance_scale_visual": decided.guidance_scale_visual,
             "seed": decided.seed,
         }
+
+
+def read_limits(folder: Path) -> ModelLimits:
+    from loomvideo.checkpoint import CheckpointError, model_index
+
+    try:
+        return ModelLimits(**model_index(folder)["limits"])
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"{folder / 'model_index.json'} does not say what the model is limited to ({error}); import it again"
+        raise CheckpointError(message) from error
 
 
 @dataclass(frozen=True)
@@ -131,8 +160,7 @@ def request_of(options: Mapping[str, object]) -> Request:
 
 def make(session: Session, request: Request, decided: Plan, output: Path) -> Made:
     """Generate a planned request and write it, its recipe inside."""
-    check_output_fits(output, request, decided)
-    session.pipeline  # noqa: B018  loading is not part of the time that a request took
+    session.load()  # which is not part of the time that a request takes
     began = time.monotonic()
     frames = session.generate(decided)
     recipe = session.recipe(request, decided)
@@ -140,6 +168,13 @@ def make(session: Session, request: Request, decided: Plan, output: Path) -> Mad
     if output.suffix.lower() in PICTURE_SUFFIXES:
         write_picture(output, frames[0], metadata=recipe)
     else:
-        sound = request.source if isinstance(request.source, str | Path) else None
-        write_clip(output, Clip(frames, decided.fps), metadata=recipe, sound_from=sound)
+        write_clip(output, Clip(frames, decided.fps), metadata=recipe, sound_from=sound_of(request, decided, session))
     return Made(output, decided, time.monotonic() - began, recipe)
+
+
+def sound_of(request: Request, decided: Plan, session: Session) -> Path | None:
+    """The source, if it has sound and the clip is played at the speed that it was made for."""
+    if request.source is None or decided.fps != session.limits.fps:
+        return None
+    source = Path(str(request.source))
+    return source if probe(source).has_sound else None

@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from loomvideo.cli.options import MODEL_OPTIONS, REQUEST_OPTIONS
 from loomvideo.media.clip import read_metadata
 
 EXAMPLES = """\
@@ -24,13 +25,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(recipe, ensure_ascii=False))
         return 0
-    width = max((len(name) for name in recipe), default=0)
-    for name, value in recipe.items():
-        print(f"{name:{width}}  {_as_text(value)}")
+    places = {name: place for place, name in enumerate((*REQUEST_OPTIONS, *MODEL_OPTIONS))}
+    told = sorted(
+        (name for name in recipe if recipe[name] not in (None, "", [])), key=lambda name: places.get(name, len(places))
+    )
+    width = max(map(len, told), default=0)
+    for name in told:
+        print(f"{name:{width}}  {_as_text(recipe[name])}")
     return 0
 
 
 def _as_text(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(_as_text(item) for item in value)
-    return "-" if value is None else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

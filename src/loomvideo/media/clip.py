@@ -81,10 +81,12 @@ def read_clip(path: Path | str, *, fps: float, max_frames: int, size: tuple[int,
         return Clip(cover_crop(pictures.read_picture(path)[None], height, width), fps)
     wanted = frames_to_read(info.fps, sys.maxsize, target_fps=fps, max_frames=max_frames)
     if pictures.read_header(path):
-        chosen = _gather(_hold(pictures.decode_animation(path), info.fps), wanted, lambda frame: frame)
+        shown = _hold(pictures.decode_animation(path), info.fps)
+        frames = _gather(shown, wanted, lambda frame: cover_crop(frame, height, width))
     else:
-        chosen = _gather(_hold(video.decode_frames(path), info.fps), wanted, video.EncodedFrame.to_rgb)
-    return Clip(np.stack([cover_crop(frame, height, width) for frame in chosen]), fps)
+        shown = _hold(video.decode_frames(path), info.fps)
+        frames = _gather(shown, wanted, lambda frame: cover_crop(frame.to_rgb(), height, width))
+    return Clip(np.stack(frames), fps)
 
 
 def read_picture(path: Path | str) -> np.ndarray:
@@ -152,10 +154,12 @@ def check_output(path: Path | str) -> None:
     known = (*CLIP_SUFFIXES, *pictures.PICTURE_SUFFIXES)
     if path.suffix.lower() not in known:
         raise MediaError(f"{path}: files cannot be written as {path.suffix!r}; use {', '.join(known)}")
+    if path.is_dir():
+        raise MediaError(f"{path}: this is a folder; name a file in it")
     with _written(path):
-        probe_file = _temporary_name(path)
-        probe_file.touch()
-        probe_file.unlink()
+        trial = _temporary_name(path)
+        trial.touch()
+        trial.unlink()
 
 
 def _hold(timed: Iterable[tuple[float | None, Frame]], fps: float) -> Iterator[tuple[int, Frame]]:

@@ -25,19 +25,22 @@ def select_frames(
         )
     frames_in_range = min(int(video_fps * ((max_frames - 1) / target_fps)) + 1, num_frames)
     start = round(clip_start_ratio * (num_frames - frames_in_range))
-    indices: list[int] = []
-    position = 0.0
-    while len(indices) < max_frames and (index := round(start + position)) < start + frames_in_range:
-        indices.append(index)
-        position += video_fps / target_fps
-    return indices[: whole_stride(len(indices))]
+    return _walk(start, frames_in_range, step=video_fps / target_fps, max_frames=max_frames)
 
 
 def frames_to_read(video_fps: float, num_frames: int, *, target_fps: float, max_frames: int) -> list[int]:
-    """``select_frames``, without its loss of four frames where rounding ends the range one frame early.
+    """``select_frames`` from the first frame, without its loss where rounding ends the range one frame early.
 
     A clip of 29.97 frames a second, read as 121 frames at 24, has the 121st at position 149.85: the published rule
     counts 150 frames in range, rounds to 150, stops at 120 frames and cuts to 117. This gives all 121.
     """
-    longer = select_frames(video_fps, num_frames, target_fps=target_fps, max_frames=max_frames + FRAME_STRIDE)
-    return longer[: whole_stride(max_frames)]
+    return _walk(0, num_frames, step=video_fps / target_fps, max_frames=max_frames)
+
+
+def _walk(start: int, frames_in_range: int, *, step: float, max_frames: int) -> list[int]:
+    indices: list[int] = []
+    position = 0.0
+    while len(indices) < max_frames and (index := round(start + position)) < start + frames_in_range:
+        indices.append(index)
+        position += step
+    return indices[: whole_stride(len(indices))]

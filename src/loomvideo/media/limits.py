@@ -29,7 +29,11 @@ def check_file(path: Path) -> None:
 def check_size(name: object, width: int, height: int) -> None:
     """Raise MediaError unless a clip or picture, called ``name`` in the message, is of a size that is decoded."""
     if not (MIN_SIDE <= width <= MAX_SIDE and MIN_SIDE <= height <= MAX_SIDE and width * height <= MAX_PIXELS):
-        raise MediaError(
-            f"{name}: {width}x{height} pixels; sides must be {MIN_SIDE} to {MAX_SIDE} pixels and the area at most "
-            f"{MAX_PIXELS:,}, so scale it first"
-        )
+        raise size_error(name, f"{width}x{height} pixels")
+
+
+def size_error(name: object, size: str) -> MediaError:
+    return MediaError(
+        f"{name}: {size}; sides must be {MIN_SIDE} to {MAX_SIDE} pixels and the area at most {MAX_PIXELS:,}, "
+        "so scale it first"
+    )

@@ -1,5 +1,6 @@
 """Pictures and animated pictures, with Pillow: GIF, WebP and PNG animations are clips, anything else is one picture."""
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from loomvideo.media.limits import MediaError, check_size
+from loomvideo.media.limits import MediaError, check_size, size_error
 
 # Formats that show what they are in their first bytes. Pillow's text, vector and video formats are left out.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
@@ -127,6 +128,8 @@ def _opened(path: Path) -> Iterator[Image.Image | None]:
     except UnidentifiedImageError:
         yield None
         return
+    except Image.DecompressionBombError as error:
+        raise size_error(path, f"{_first_number(error):,} pixels") from error
     except Exception as error:
         raise MediaError(f"{path}: this picture cannot be opened ({error}); scale it or export it again") from error
     with image:
@@ -144,3 +147,8 @@ def _comment(image: Image.Image) -> str | None:
         return description.encode("latin-1", "replace").decode(errors="replace")
     comment = image.info.get("comment")
     return comment.decode(errors="replace") if isinstance(comment, bytes) else comment
+
+
+def _first_number(error: Exception) -> int:
+    """Pillow tells how many pixels are too many, but only in words."""
+    return int((re.findall(r"\d+", str(error)) or [0])[0])

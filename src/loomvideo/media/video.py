@@ -173,10 +173,33 @@ def _video_stream(path: Path, container: "InputContainer") -> "VideoStream":
 
 
 def _check_whole(path: Path, stream: "VideoStream") -> None:
-    """mp4 and mov files list where every frame lies, so that a cut one is known before it is decoded."""
-    entries = stream.index_entries
-    if len(entries) and entries[-1].pos + entries[-1].size > path.stat().st_size:
+    """Files that tell where their last byte lies are known to be cut off before they are decoded."""
+    entries = stream.index_entries  # mp4 and mov: every frame; others: what has been met so far
+    last_frame = entries[-1].pos + entries[-1].size if len(entries) else 0
+    if max(last_frame, _matroska_size(path)) > path.stat().st_size:
         raise MediaError(f"{path}: the file is cut off before its last frame; copy or export it again")
+
+
+def _matroska_size(path: Path) -> int:
+    """Where the one segment of a Matroska or WebM file ends, by its own header (RFC 8794); 0 where it does not tell."""
+    with path.open("rb") as file:
+        start = file.read(256)
+    if not start.startswith(b"\x1a\x45\xdf\xa3"):
+        return 0
+    header_size, header_start = _variable_int(start, 4)
+    segment = header_start + (header_size or 0)
+    if start[segment : segment + 4] != b"\x18\x53\x80\x67" or len(start) < segment + 12:
+        return 0
+    segment_size, segment_start = _variable_int(start, segment + 4)
+    return segment_start + segment_size if segment_size else 0
+
+
+def _variable_int(data: bytes, at: int) -> tuple[int | None, int]:
+    """An EBML number, None for the reserved "unknown", and where it ends."""
+    length = 9 - data[at].bit_length()
+    all_ones = (1 << 7 * length) - 1
+    value = int.from_bytes(data[at : at + length]) & all_ones
+    return None if value == all_ones else value, at + length
 
 
 def _decoded(

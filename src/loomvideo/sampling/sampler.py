@@ -38,7 +38,7 @@ def sample(
         NotFiniteError: naming the step at which NaN or infinity appeared.
     """
     scheduler.set_timesteps(num_inference_steps, device=noise.device)
-    latents = noise * scheduler.init_noise_sigma
+    latents = noise
     for step, timestep in enumerate(scheduler.timesteps):
         velocities = torch.cat([branch(latents, timestep) for branch in branches])
         velocity = guide(velocities.unbind(), scales)

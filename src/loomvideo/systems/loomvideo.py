@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from loomvideo.checkpoint import resolve_model
+from loomvideo.checkpoint import check_model, resolve_model, shared_components
 from loomvideo.conditioning.deepstack import layers_for_blocks
 from loomvideo.media.clip import Clip
 from loomvideo.media.inputs import Picture
@@ -90,9 +90,16 @@ class LoomVideoPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "LoomVideoPipeline":
-        """A pipeline from "builtin", a local folder or a Hub id; in float32 unless `torch_dtype` says otherwise."""
-        kwargs.setdefault("torch_dtype", torch.float32)
-        return super().from_pretrained(resolve_model(pretrained_model_name_or_path), **kwargs)
+        """A pipeline from "builtin", a local folder or a Hub id; in float32 unless `dtype` says otherwise.
+
+        Raises:
+            CheckpointError: no such model, or tensors that are missing, unexpected or of another shape, with names.
+        """
+        folder = resolve_model(pretrained_model_name_or_path)
+        check_model(folder)
+        dtype = kwargs.setdefault("dtype", kwargs.pop("torch_dtype", None) or torch.float32)
+        shared = shared_components(folder, dtype=dtype if isinstance(dtype, torch.dtype) else torch.float32)
+        return super().from_pretrained(folder, **{**shared, **kwargs})
 
     def __call__(
         self,

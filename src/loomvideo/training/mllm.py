@@ -5,7 +5,7 @@ request, which condition the denoisers, hold the scene that is wanted.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from loomvideo.data.world.tasks import Sample, sample
+from loomvideo.data.world.words import canonical_caption
 from loomvideo.models.chat import Chat, chat, tokenise
 from loomvideo.models.qwen import ChatInputs, FrameRule, PixelBudget, Visual, model_arguments, picture, video
 from loomvideo.training.run import Run, RunConfig
@@ -117,12 +118,13 @@ def build_mllm(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGener
 
 def visuals_of(drawn: Sample) -> list[Visual]:
     """References, then the source: the order in which the published program puts them before the model."""
-    visuals = [picture(reference, IMAGE_BUDGET) for reference in drawn.references]
-    if drawn.source is None:
+    visuals = [picture(reference, IMAGE_BUDGET) for reference in drawn.reference_pictures()]
+    source = drawn.source_frames()
+    if source is None:
         return visuals
-    if len(drawn.source) == 1:
-        return [*visuals, picture(drawn.source[0], IMAGE_BUDGET)]
-    return [*visuals, video(drawn.source, FRAME_RULE, VIDEO_BUDGET)]
+    if len(source) == 1:
+        return [*visuals, picture(source[0], IMAGE_BUDGET)]
+    return [*visuals, video(source, FRAME_RULE, VIDEO_BUDGET)]
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,16 @@ class Lesson:
     weights: Tensor  # (b, m)
 
 
-# (task, samples a batch, share): text alone is cheap, clips are dear
-MIXTURE = (("rewrite", 64, 0.12), ("caption_image", 32, 0.22), ("question_image", 32, 0.26), ("caption_video", 12, 0.16), ("question_video", 12, 0.24))
+# (task, samples a batch, frames, share): text alone is cheap, clips are dear
+MIXTURE = (
+    ("rewrite", 64, 1, 0.12),
+    ("caption", 32, 1, 0.18),
+    ("question", 32, 1, 0.22),
+    ("edit_image", 24, 1, 0.10),
+    ("caption", 12, 17, 0.12),
+    ("question", 12, 17, 0.18),
+    ("edit_video", 12, 17, 0.08),
+)
 
 
 class Lessons(IterableDataset):
@@ -146,15 +156,17 @@ class Lessons(IterableDataset):
     def __iter__(self) -> Iterator[Lesson]:
         worker = get_worker_info()
         rng = np.random.default_rng([self.seed, worker.id if worker else 0, 2])
-        shares = np.array([share for _, _, share in MIXTURE])
+        shares = np.array([share for *_, share in MIXTURE])
         while True:
-            task, batch, _ = MIXTURE[int(rng.choice(len(MIXTURE), p=shares / shares.sum()))]
-            yield self.lesson([self._draw(task, rng) for _ in range(batch)])
+            task, batch, num_frames, _ = MIXTURE[int(rng.choice(len(MIXTURE), p=shares / shares.sum()))]
+            yield self.lesson([self._draw(task, num_frames, rng) for _ in range(batch)])
 
     @staticmethod
-    def _draw(task: str, rng: np.random.Generator) -> Sample:
-        name, _, kind = task.partition("_")
-        return sample(name, rng, num_frames=1 if kind == "image" else 17)
+    def _draw(task: str, num_frames: int, rng: np.random.Generator) -> Sample:
+        drawn = sample(task, rng, num_frames=num_frames)
+        if drawn.answer is None and drawn.scene is not None:  # an edit: say what its outcome shows
+            return replace(drawn, answer=canonical_caption(drawn.scene, still=num_frames == 1))
+        return drawn
 
     def lesson(self, samples: list[Sample]) -> Lesson:
         requests = [chat([*visuals_of(drawn), drawn.prompt]) for drawn in samples]

@@ -1,0 +1,223 @@
+"""Samples of every task of the little world: prompt, scenes and what they show, for training and for evaluation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from loomvideo.data.world import edits, questions, references
+from loomvideo.data.world.edits import Context, Edit
+from loomvideo.data.world.instructions import guided_instruction, instruction, multi_image_prompt, style_instruction
+from loomvideo.data.world.phrases import Writer
+from loomvideo.data.world.render import render
+from loomvideo.data.world.scene import CAMERAS, MOTIONS, Scene, sample_background, sample_scene
+from loomvideo.data.world.styles import PICTURE_STYLES, STYLES, apply_style
+from loomvideo.data.world.words import canonical_caption, caption, request
+
+PICTURE_TASKS = ("t2i", "edit_image", "style_image")  # always one frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One sample. Nothing is drawn until frames are asked for; the same task, seed and sizes give the same sample.
+
+    ``scene`` is the truth of the target; of a style it is the source's scene, and ``style`` names the formula that the target is.
+    ``told`` names the facts that the prompt tells besides shapes, colours and motions: ``background``, ``camera``, ``sizes``.
+    Of understanding tasks (``caption``, ``question``) there is no target but an ``answer``, and of ``rewrite`` only text.
+    """
+
+    task: str
+    prompt: str
+    seed: int
+    height: int
+    width: int
+    num_frames: int
+    scene: Scene | None = None
+    source_scene: Scene | None = None
+    reference_scenes: tuple[Scene, ...] = ()
+    edit: Edit | None = None
+    style: str | None = None
+    answer: str | None = None
+    told: frozenset[str] = frozenset()
+
+    def _render(self, scene: Scene, num_frames: int) -> np.ndarray:
+        return render(scene, height=self.height, width=self.width, num_frames=num_frames)
+
+    def source_frames(self) -> np.ndarray | None:
+        """uint8 (t, y, x, 3), or None where the task has no source."""
+        return None if self.source_scene is None else self._render(self.source_scene, self.num_frames)
+
+    def target_frames(self) -> np.ndarray | None:
+        """uint8 (t, y, x, 3), or None where the answer is text."""
+        if self.scene is None or self.answer is not None:
+            return None
+        frames = self._render(self.scene, self.num_frames)
+        return frames if self.style is None else apply_style(frames, self.style)
+
+    def reference_pictures(self) -> tuple[np.ndarray, ...]:
+        """uint8 (y, x, 3) each, of the clip's size."""
+        return tuple(self._render(scene, 1)[0] for scene in self.reference_scenes)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one sample is drawn from."""
+
+    task: str
+    context: Context
+    writer: Writer
+    num_objects: int | None
+
+    @property
+    def still(self) -> bool:
+        return self.context.still
+
+    def scene(self, **options: tuple[str, ...]) -> Scene:
+        motions = ("stays still",) if self.still else MOTIONS
+        cameras = ("still",) if self.still else CAMERAS
+        chosen = {"motions": motions, "cameras": cameras, "aspect": self.context.aspect} | options
+        return sample_scene(self.context.rng, held_out=self.context.held_out, num_objects=self.num_objects, **chosen)  # type: ignore[arg-type]
+
+    def kind(self, shares: dict[str, int]) -> str:
+        """A name drawn in proportion to its share."""
+        left = self.context.rng.random() * sum(shares.values())
+        for name, share in shares.items():
+            left -= share
+            if left < 0:
+                return name
+        return name
+
+
+def _generation(draw: Draw) -> dict:
+    scene = draw.scene()
+    said = caption(draw.writer, scene, still=draw.still)
+    return {"scene": scene, "prompt": said.text, "told": said.told}
+
+
+def _edit(draw: Draw) -> dict:
+    shares = {kind: share for kind, share in edits.SHARES.items() if kind != "motion" or not draw.still}
+    kind = draw.kind(shares)
+    while True:
+        source = draw.scene()
+        edited = edits.EDITS[kind](draw.context, source)
+        if edited:
+            edit, target = edited
+            told = frozenset({"background"} if kind == "background" else ())
+            return {"scene": target, "source_scene": source, "edit": edit, "told": told, "prompt": instruction(draw.writer, source, target, edit, still=draw.still)}
+        if kind == "swap" and draw.num_objects == 1:
+            kind = draw.kind(shares)
+
+
+def _shows_time(scene: Scene) -> bool:
+    """Whether the clip looks different backwards."""
+    return scene.camera != "still" or any(item.motion not in ("stays still", "bounces") for item in scene.objects)
+
+
+def _style_scene(draw: Draw) -> Scene:
+    """Half of the scenes are photographic with a moving camera, with and without objects, so that styles carry over to real clips."""
+    if draw.context.rng.random() < 0.5:
+        return draw.scene()
+    if draw.num_objects is None and draw.context.rng.random() < 0.4:
+        camera = "still" if draw.still else str(draw.context.choose(CAMERAS))
+        return Scene(objects=(), background=sample_background(draw.context.rng, ("photo",)), camera=camera)
+    return draw.scene(backgrounds=("photo",))
+
+
+def _style(draw: Draw) -> dict:
+    style = str(draw.context.choose(PICTURE_STYLES if draw.still else STYLES))
+    scene = _style_scene(draw)
+    while style == "played backwards" and not _shows_time(scene):
+        scene = _style_scene(draw)
+    edit = Edit(kind="style", value=style)
+    return {"scene": scene, "source_scene": scene, "style": style, "edit": edit, "prompt": style_instruction(draw.writer, style, still=draw.still)}
+
+
+def _guided_edit(draw: Draw) -> dict:
+    kind = draw.kind(references.GUIDED_SHARES)
+    while True:
+        source = draw.scene()
+        guided = references.GUIDED_EDITS[kind](draw.context, source)
+        if guided:
+            edit, target, pictures = guided
+            text = guided_instruction(draw.writer, source, edit, num_references=len(pictures), still=draw.still)
+            return {"scene": target, "source_scene": source, "edit": edit, "reference_scenes": pictures, "prompt": text}
+
+
+def _multi_image(draw: Draw) -> dict:
+    scene, pictures, ground_number = references.pictures_to_scene(draw.context, draw.num_objects)
+    text = multi_image_prompt(draw.writer, scene, ground_number=ground_number, still=draw.still)
+    return {"scene": scene, "reference_scenes": pictures, "prompt": text, "told": frozenset({"background"})}
+
+
+def _caption(draw: Draw) -> dict:
+    scene = draw.scene()
+    return {"source_scene": scene, "prompt": questions.describe(draw.writer, still=draw.still), "answer": canonical_caption(scene, still=draw.still)}
+
+
+def _question(draw: Draw) -> dict:
+    shares = {kind: share for kind, share in questions.SHARES.items() if kind not in ("motion", "camera") or not draw.still}
+    while True:
+        scene = draw.scene()
+        asked = questions.ask(draw.writer, scene, draw.kind(shares), still=draw.still)
+        if asked:
+            return {"source_scene": scene, "prompt": asked[0], "answer": asked[1]}
+
+
+def _rewrite(draw: Draw) -> dict:
+    text, scene = request(draw.writer, draw.scene())
+    return {"scene": scene, "prompt": text, "answer": canonical_caption(scene, still=False)}
+
+
+_MAKERS: dict[str, Callable[[Draw], dict]] = {
+    "t2i": _generation,
+    "t2v": _generation,
+    "edit_image": _edit,
+    "edit_video": _edit,
+    "style_image": _style,
+    "style_video": _style,
+    "guided_edit": _guided_edit,
+    "mi2v": _multi_image,
+    "caption": _caption,
+    "question": _question,
+    "rewrite": _rewrite,
+}
+TASKS = tuple(_MAKERS)
+
+
+def sample(
+    task: str,
+    rng: np.random.Generator,
+    *,
+    held_out: bool = False,
+    held_out_phrases: bool = False,
+    height: int = 128,
+    width: int = 128,
+    num_frames: int = 17,
+    num_objects: int | None = None,
+) -> Sample:
+    """One sample of a task of ``TASKS``; the prompt has no task prefix.
+
+    ``held_out`` asks for the combinations that training never sees (of an edit: in source and target), ``held_out_phrases`` for the
+    paraphrases. One frame makes a picture sample of any task; ``PICTURE_TASKS`` always have one.
+    """
+    # even seeds train and odd ones evaluate, so that they never meet
+    return sample_at(
+        task,
+        int(rng.integers(2**61)) * 2 + held_out,
+        held_out_phrases=held_out_phrases,
+        height=height,
+        width=width,
+        num_frames=num_frames,
+        num_objects=num_objects,
+    )
+
+
+def sample_at(task: str, seed: int, *, held_out_phrases: bool = False, height: int = 128, width: int = 128, num_frames: int = 17, num_objects: int | None = None) -> Sample:
+    """The sample of a seed: an even one for training, an odd one held out."""
+    if task not in _MAKERS:
+        raise ValueError(f"task {task!r} is unknown to the little world: use one of {', '.join(TASKS)}")
+    num_frames = 1 if task in PICTURE_TASKS else num_frames
+    rng = np.random.default_rng(seed)
+    context = Context(rng=rng, held_out=bool(seed % 2), aspect=width / height, still=num_frames == 1)
+    drawn = _MAKERS[task](Draw(task, context, Writer(rng, held_out_phrases), num_objects))
+    return Sample(task=task, seed=seed, height=height, width=width, num_frames=num_frames, **drawn)

@@ -1,0 +1,246 @@
+"""Find the objects of a clip by their told colours, follow them from frame to frame, and say what they are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from scipy import ndimage
+
+from loomvideo.data.world.scene import COLOURS, GROUND_COLOURS, GROWTH, SHAPES, SIZES, Background, Object
+from loomvideo.evaluation import colours
+from loomvideo.evaluation.motions import motion, spins
+from loomvideo.evaluation.silhouettes import SYMMETRY, Fit, Silhouette, fit, silhouette, unit_silhouette
+
+NEAR = 25.0  # ΔE to a palette colour (world sheet)
+TIGHTER = (25.0, 16.0, 10.0)  # tried in turn where a texture of a like colour runs into the object
+APART = 14.0  # ΔE from a smooth ground that is no longer noise
+PRESENT = 0.8  # of the frames in which an object must be found
+LIKE_A_SHAPE = 0.6  # overlap below which a blob is no object
+CLEARLY_A_SHAPE = 0.85  # the same where a texture can look like an object by chance
+IN_PLANE = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])  # neighbours in space, not in time
+MARGIN = 3  # pixels about a blob in which its soft edge lies
+
+
+@dataclass(frozen=True)
+class View:
+    """A clip prepared for looking at: uint8 frames (t, y, x, 3) and what is derived from them once."""
+
+    frames: np.ndarray
+
+    @cached_property
+    def cells(self) -> np.ndarray:
+        return colours.cells(self.frames)
+
+    @cached_property
+    def lab(self) -> np.ndarray:
+        return colours.lab_of(self.cells)
+
+    @cached_property
+    def smooth_ground(self) -> np.ndarray | None:
+        """RGB (y, x, 3) of a ground that varies along one side only (plain, gradient, still stripes), None for others."""
+        few = self.frames[:: max(len(self.frames) // 4, 1), ::2, ::2]
+        rows = np.repeat(np.median(few, axis=(0, 2)), 2, axis=0)[: self.frames.shape[1], None]
+        columns = np.repeat(np.median(few, axis=(0, 1)), 2, axis=0)[None, : self.frames.shape[2]]
+        seen = colours.to_lab(few)
+        misses = [colours.difference(seen, colours.to_lab(ground[::2, ::2])) > APART for ground in (rows, columns)]
+        share, ground = min(((miss.mean(), ground) for miss, ground in zip(misses, (rows, columns), strict=True)), key=lambda pair: pair[0])
+        return np.broadcast_to(ground, self.frames.shape[1:]) if share < 0.4 else None
+
+    @cached_property
+    def foreground(self) -> np.ndarray:
+        """Pixels (t, y, x) that differ from a smooth ground; all of them over other grounds."""
+        if self.smooth_ground is None:
+            return np.ones(self.frames.shape[:3], bool)
+        return colours.difference(self.lab, colours.to_lab(self.smooth_ground)) > APART
+
+
+@dataclass(frozen=True)
+class Blob:
+    frame: int
+    rows: slice
+    columns: slice
+    mask: np.ndarray  # bool, inside rows and columns
+    outline: Silhouette
+    colour: np.ndarray  # RGB, median
+
+
+@dataclass(frozen=True)
+class SeenObject:
+    """What an object looks like over a clip; a word is None where nothing in the world's vocabulary fits."""
+
+    shape: str | None
+    colour: str | None
+    motion: str | None
+    overlap: float  # mean IoU with the shape's template
+    across: float  # mean size of its shape as the world measures it: side to side, as a fraction of the frame's shorter side
+    blobs: tuple[Blob, ...]
+    share: float  # of the frames in which it was found
+    degrees: np.ndarray  # (blobs,) the angle at which its shape fits
+
+
+def _smallest(short: int) -> float:
+    """Pixels of the smallest object's area: a small star at the start of its growth fills a third of its box."""
+    return 0.25 * (SIZES["small"] * GROWTH[0] * short) ** 2
+
+
+def _largest(short: int) -> float:
+    return 1.2 * (SIZES["large"] * GROWTH[1] * 1.5 * short) ** 2
+
+
+def _soft_edge(view: View, frame: int, rows: slice, columns: slice, core: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """How much of each pixel the blob covers: where its colour lies between the ground's and the object's."""
+    reach = ndimage.binary_dilation(core, iterations=2)
+    pixels = view.frames[frame, rows, columns].astype(np.float32)
+    if view.smooth_ground is not None:
+        ground = view.smooth_ground[rows, columns]
+    elif reach.all():
+        return core.astype(np.float32)
+    else:
+        nearest = ndimage.distance_transform_edt(reach, return_distances=False, return_indices=True)
+        ground = pixels[tuple(nearest)]
+    way = colour - ground
+    along = ((pixels - ground) * way).sum(axis=-1) / np.maximum((way**2).sum(axis=-1), 400)
+    return np.where(reach, np.clip(along, 0, 1), 0).astype(np.float32)
+
+
+def blobs(view: View, mask: np.ndarray, *, at_most: int, smallest: float | None = None, soft: bool = True) -> list[Blob]:
+    """The largest components of a mask (t, y, x), ``at_most`` in each frame, of a size that an object can have."""
+    short = min(mask.shape[1:])
+    labels, count = ndimage.label(mask, IN_PLANE)
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    fitting = np.flatnonzero((areas >= (smallest or _smallest(short))) & (areas <= _largest(short)))
+    boxes = ndimage.find_objects(labels)
+    taken: dict[int, int] = {}
+    found: list[Blob] = []
+    for label in sorted(fitting[fitting > 0], key=lambda label: -areas[label]):
+        time, rows, columns = boxes[label - 1]
+        frame = time.start
+        if taken.get(frame, 0) == at_most:
+            continue
+        taken[frame] = taken.get(frame, 0) + 1
+        rows = slice(max(rows.start - MARGIN, 0), rows.stop + MARGIN)
+        columns = slice(max(columns.start - MARGIN, 0), columns.stop + MARGIN)
+        core = labels[frame, rows, columns] == label
+        colour = np.median(view.frames[frame, rows, columns][core], axis=0).astype(np.float32)
+        alpha = _soft_edge(view, frame, rows, columns, core, colour) if soft else core.astype(np.float32)
+        outline = silhouette(alpha, top=rows.start, left=columns.start)
+        if outline is not None:
+            found.append(Blob(frame, rows, columns, core, outline, colour))
+    return found
+
+
+def follow(found: Sequence[Blob], quality: np.ndarray, *, tracks: int, num_frames: int, height: int, width: int) -> list[list[int]]:
+    """Up to ``tracks`` paths of blobs (indices into ``found``, in the order of time), the most shape-like first.
+
+    A path starts at the best blob left and takes, in each frame on both sides, the blob that is near and looks like a shape.
+    """
+    places = np.array([(blob.outline.x / width, blob.outline.y / height) for blob in found]).reshape(-1, 2)
+    frames = np.array([blob.frame for blob in found], int)
+    free = np.ones(len(found), bool)
+    limit = min(1.0, 4.5 / max(num_frames - 1, 1))  # the fastest bounce covers 0.35 of the frame in an eighth of the clip
+    paths: list[list[int]] = []
+    while len(paths) < tracks and free.any():
+        start = int(np.where(free, quality, -1).argmax())
+        path = {int(frames[start]): start}
+        for way in (range(frames[start] + 1, num_frames), range(frames[start] - 1, -1, -1)):
+            last = start
+            for frame in way:
+                options = np.flatnonzero(free & (frames == frame))
+                distances = np.linalg.norm(places[options] - places[last], axis=1)
+                options, distances = options[distances <= limit], distances[distances <= limit]
+                if len(options):
+                    last = int(options[(quality[options] - distances).argmax()])
+                    path[frame] = last
+        paths.append([path[frame] for frame in sorted(path)])
+        free[paths[-1]] = False
+    return paths
+
+
+def _described(path: Sequence[Blob], fits: Fit, colour: str | None, view: View) -> SeenObject:
+    num_frames, height, width = view.frames.shape[:3]
+    area = np.array([blob.outline.area for blob in path])
+    upright, turned = area @ fits.upright / area.sum(), area @ fits.turned / area.sum()
+    spinning = np.array([shape in SYMMETRY and spins(fits.degrees[:, i], SYMMETRY[shape]) for i, shape in enumerate(SHAPES)])
+    overlap = np.where(spinning, turned, upright)
+    best = int(overlap.argmax())
+    x, y = (np.array([getattr(blob.outline, axis) for blob in path]) / side for axis, side in (("x", width), ("y", height)))
+    return SeenObject(
+        shape=SHAPES[best] if overlap[best] >= LIKE_A_SHAPE else None,
+        colour=colour,
+        motion=motion(x, y, area, spinning=bool(spinning[best])) if len(path) > 1 else None,
+        overlap=float(overlap[best]),
+        across=2 * float(np.sqrt(area / unit_silhouette(SHAPES[best]).area).mean()) / min(height, width),
+        blobs=tuple(path),
+        share=len(path) / num_frames,
+        degrees=fits.degrees[:, best] if spinning[best] else np.zeros(len(path)),
+    )
+
+
+def _seen(view: View, found: list[Blob], colour: str | None, *, tracks: int) -> list[SeenObject]:
+    if not found:
+        return []
+    fits = fit(np.stack([blob.outline.grid for blob in found]))
+    num_frames, height, width = view.frames.shape[:3]
+    paths = follow(found, fits.turned.max(axis=1), tracks=tracks, num_frames=num_frames, height=height, width=width)
+    return [
+        _described([found[i] for i in path], Fit(fits.upright[path], fits.turned[path], fits.degrees[path]), colour, view) for path in paths
+    ]
+
+
+def _of_colours(view: View, told: Object, limit: float) -> np.ndarray:
+    """Pixels of an object's colour, nearest to it of the palette; for a pattern those on the way between its two colours."""
+    if told.pattern == "flat":
+        near = colours.distance_to(view.cells, told.colour) < limit
+        return near & (colours.nearest(view.cells) == list(COLOURS).index(told.colour)) & view.foreground
+    first, second = (np.array(COLOURS[name], np.float32) for name in (told.colour, told.pattern_colour))
+    pixels = view.frames.astype(np.float32) - first
+    along = np.clip(pixels @ (second - first) / max(float(((second - first) ** 2).sum()), 1.0), 0, 1)
+    off = np.linalg.norm(pixels - along[..., None] * (second - first), axis=-1)
+    return (off < 1.6 * limit) & view.foreground
+
+
+def told_objects(view: View, told: Object, count: int) -> list[SeenObject]:
+    """The ``count`` best objects of a told colour (or pattern): what is found at ΔE < 25, or nearer where a texture runs into it."""
+    best: list[SeenObject] = []
+    for limit in TIGHTER:
+        found = blobs(view, _of_colours(view, told, limit), at_most=count + 3, soft=told.pattern == "flat")
+        seen = [item for item in _seen(view, found, told.colour, tracks=count) if item.overlap >= LIKE_A_SHAPE and item.share >= PRESENT]
+        best = max(best, seen, key=lambda items: (len(items), sum(item.overlap for item in items)))
+        if len(best) == count and all(item.overlap >= CLEARLY_A_SHAPE for item in best):
+            break
+    return best
+
+
+def other_objects(view: View, known: Sequence[SeenObject], background: Background) -> list[SeenObject]:
+    """Objects that are none of ``known``: anything shaped over a smooth ground, flat spots of the palette over others."""
+    free = np.ones(view.frames.shape[:3], bool)
+    for item in known:
+        for blob in item.blobs:
+            free[blob.frame, blob.rows, blob.columns] &= ~ndimage.binary_dilation(blob.mask, iterations=3)
+    smallest = 0.25 * (SIZES["small"] * min(free.shape[1:])) ** 2
+    if background.kind in ("plain", "gradient") and view.smooth_ground is not None:
+        mask = ndimage.binary_opening(view.foreground & free, IN_PLANE)  # an edge's mixed colours form thin bands
+        seen = _seen(view, blobs(view, mask, at_most=4, smallest=smallest, soft=False), None, tracks=4)
+        return [_named(item) for item in seen if item.overlap >= LIKE_A_SHAPE and item.share >= 0.5]
+    ground_colours = GROUND_COLOURS.get(background.kind, set()) | set(background.colours)
+    nearest = colours.nearest(view.cells)
+    others: list[SeenObject] = []
+    for index, colour in enumerate(COLOURS):
+        if colour in ground_colours:
+            continue
+        mask = (nearest == index) & free
+        if not smallest <= mask.sum(axis=(1, 2)).mean() <= 0.25 * mask[0].size:
+            continue
+        mask &= colours.distance_to(view.cells, colour) < TIGHTER[1]
+        mask = ndimage.binary_opening(mask, IN_PLANE)
+        seen = _seen(view, blobs(view, mask, at_most=2, smallest=smallest, soft=False), colour, tracks=2)
+        others += [item for item in seen if item.overlap >= CLEARLY_A_SHAPE and item.share >= PRESENT and item.across > 0.8 * SIZES["small"]]
+    return others
+
+
+def _named(item: SeenObject) -> SeenObject:
+    """The same object with the palette's name for its colour."""
+    lab = colours.to_lab(np.median([blob.colour for blob in item.blobs], axis=0))
+    distances = colours.difference(colours.palette_lab(), lab)
+    return replace(item, colour=list(COLOURS)[int(distances.argmin())] if distances.min() < NEAR else None)

@@ -1,0 +1,120 @@
+"""Latents and language-model features of world samples, computed once into shards that the denoiser trains from.
+
+The VAE's encoder costs some ten times what the denoiser's step on the same clip costs, so one process fills a folder
+with shards while another trains from all that are there.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from loomvideo.data.world.tasks import Sample, sample
+from loomvideo.models import vae as pixels
+from loomvideo.models.chat import Chat, full_chat, tokenise, unconditional_chat, visual_chat
+from loomvideo.models.qwen import layer_features
+from loomvideo.systems.request import PREFIXES, Task
+from loomvideo.training.mllm import visuals_of
+
+BATCH = 8
+TASKS = {
+    "t2i": Task.TEXT_TO_IMAGE,
+    "t2v": Task.TEXT_TO_VIDEO,
+    "edit_image": Task.EDIT,
+    "edit_video": Task.EDIT,
+    "style_image": Task.EDIT,
+    "style_video": Task.EDIT,
+    "guided_edit": Task.GUIDED_EDIT,
+    "mi2v": Task.MULTI_IMAGE_TO_VIDEO,
+}
+# One prepared sample: "task", "target" (c, f, y, x), "source" the same or absent, "references" a list of (c, 1, y, x),
+# "full" and "visual" (blocks, m, dm); all float16. "visual" is absent where nothing is seen.
+Prepared = dict[str, Any]
+
+
+@torch.inference_mode()
+def prepare(
+    drawn: Sequence[Sample],
+    vae: AutoencoderKLWan,
+    mllm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[Prepared]:
+    """Features of samples that share task, size and length."""
+    visuals = [visuals_of(one) for one in drawn]
+    moving = drawn[0].num_frames > 1
+    prefix = PREFIXES[TASKS[drawn[0].task]][moving]
+    full = _layers(mllm, tokenizer, [full_chat(seen, prefix + one.prompt) for seen, one in zip(visuals, drawn, strict=True)])
+    visual = _layers(mllm, tokenizer, [visual_chat(seen) for seen in visuals]) if visuals[0] else None
+    targets = _encode(vae, [one.target_frames() for one in drawn])
+    sources = None if drawn[0].source_scene is None else _encode(vae, [one.source_frames() for one in drawn])
+    prepared: list[Prepared] = []
+    for row, one in enumerate(drawn):
+        item: Prepared = {"task": one.task, "target": targets[row], "full": full[row]}
+        item["references"] = list(_encode(vae, [picture[None] for picture in one.reference_pictures()])) if one.reference_scenes else []
+        if visual is not None:
+            item["visual"] = visual[row]
+        if sources is not None:
+            item["source"] = sources[row]
+        prepared.append(item)
+    return prepared
+
+
+def _encode(vae: AutoencoderKLWan, clips: Sequence[np.ndarray]) -> Tensor:
+    batch = torch.cat([pixels.to_pixels(clip) for clip in clips])
+    return pixels.encode(vae, batch).half().cpu()
+
+
+def _layers(mllm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> list[Tensor]:
+    """The layers (blocks, m, dm) of every chat, without its padding."""
+    inputs = tokenise(tokenizer, chats)
+    lengths = [inputs.input_ids.shape[1]] * len(chats) if inputs.attention_mask is None else inputs.attention_mask.sum(1).tolist()
+    layers = torch.stack(layer_features(mllm, inputs.to(mllm.device)), dim=1).half().cpu()  # (b, blocks, m, dm)
+    return [layers[row, :, :length].clone() for row, length in enumerate(lengths)]
+
+
+@torch.inference_mode()
+def unconditional_layers(mllm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, negative_prompt: str) -> Tensor:
+    """What the unconditional branch reads (blocks, m, dm), which dropped conditions train."""
+    return _layers(mllm, tokenizer, [unconditional_chat(negative_prompt)])[0]
+
+
+def fill(
+    folder: Path,
+    mixture: Sequence[tuple[str, dict[str, int], float]],
+    vae: AutoencoderKLWan,
+    mllm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    shard_batches: int = 12,
+) -> Iterator[Path]:
+    """Write shard after shard into ``folder``, without end; every batch is of one task, drawn by the mixture's shares."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shares = np.array([share for _, _, share in mixture])
+    number = len(list(folder.glob("*.pt")))
+    while True:
+        rng = np.random.default_rng([seed, number, 3])
+        items: list[Prepared] = []
+        for _ in range(shard_batches):
+            task, sizes, _ = mixture[int(rng.choice(len(mixture), p=shares / shares.sum()))]
+            batch = [sample(task, rng, **sizes) for _ in range(BATCH)]
+            for same in _same_layout(batch):
+                items += prepare(same, vae, mllm, tokenizer)
+        path = folder / f"{seed:03d}-{number:06d}.pt"
+        torch.save(items, path.with_suffix(".writing"))
+        os.replace(path.with_suffix(".writing"), path)
+        number += 1
+        yield path
+
+
+def _same_layout(batch: Sequence[Sample]) -> list[list[Sample]]:
+    by_layout: dict[tuple, list[Sample]] = {}
+    for one in batch:
+        by_layout.setdefault((one.num_frames, one.source_scene is None, len(one.reference_scenes)), []).append(one)
+    return list(by_layout.values())
