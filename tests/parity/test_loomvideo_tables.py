@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
+from golden_set import require
 
 from loomvideo.conditioning.source import add_source
 from loomvideo.data.batching import TokenBatches, flatten_weights
@@ -120,7 +121,7 @@ def token_counts_rows(rows, _):
 
 def scheduler_rows(rows, golden):
     for row in rows:
-        scheduler = UniPCMultistepScheduler.from_pretrained(golden / "scheduler")
+        scheduler = UniPCMultistepScheduler.from_pretrained(require(golden / "scheduler"))
         scheduler.set_timesteps(row["steps"])
         assert scheduler.timesteps.tolist() == row["timesteps"], row["steps"]
         same_numbers(scheduler.sigmas, row["sigmas"])
@@ -204,14 +205,14 @@ CHECKS = {
 
 
 @pytest.fixture(scope="module")
-def tables(golden_root):
-    return json.loads((golden_root / "loomvideo" / "tables.json").read_text())
+def tables(loomvideo_set):
+    return json.loads(require(loomvideo_set / "tables.json").read_text())
 
 
 @pytest.mark.parametrize("table", CHECKS)
-def test_every_row_of_a_published_loomvideo_table_is_recomputed(table, tables, golden_root):
+def test_every_row_of_a_published_loomvideo_table_is_recomputed(table, tables, loomvideo_set):
     assert tables[table], f"the set's table {table} is empty"
-    CHECKS[table](tables[table], golden_root / "loomvideo")
+    CHECKS[table](tables[table], loomvideo_set)
 
 
 def test_no_published_loomvideo_table_is_left_unchecked(tables):

@@ -227,6 +227,18 @@ def test_a_saved_pipeline_is_loaded_whole(pipe, tmp_path):
     torch.testing.assert_close(loaded("x", **request).frames, pipe("x", **request).frames, rtol=1e-4, atol=1e-4)
 
 
+def test_a_pipeline_in_bfloat16_stays_near_the_one_in_float32(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "model")
+    half = LoomVideoPipeline.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
+    half.set_progress_bar_config(disable=True)
+    assert half.transformer.blocks[0].attn1.to_q.weight.dtype == torch.bfloat16
+    assert half.transformer.scale_shift_table.dtype == torch.float32
+    request = {"source": CLIP, "references": [PICTURE], "guidance_scale": 1.0, "guidance_scale_visual": 1.0}
+    exact, rough = (one("x", **request, output_type="latent").frames for one in (pipe, half))
+    assert rough.dtype == torch.float32  # the solver's precision is the noise's
+    assert (rough - exact).norm() < 0.05 * exact.norm()
+
+
 def test_rounded_rotary_tables_are_an_option_of_the_denoiser_and_reach_the_language_model(pipe):
     exact = pipe("x", source=CLIP, output_type="latent").frames
     pipe.transformer.register_to_config(rounded_rotary_tables=True)

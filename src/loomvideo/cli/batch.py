@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loomvideo.cli import published
 from loomvideo.cli.options import REQUEST_OPTIONS, UsageError, is_message
@@ -39,7 +40,7 @@ class Line:
     error: str | None = None
 
 
-def run(arguments: argparse.Namespace, options: Mapping[str, object], progress: Progress) -> int:
+def run(arguments: argparse.Namespace, options: Mapping[str, Any], progress: Progress) -> int:
     """Exit status 0 when all is done, 1 when some failed. Only what the journal does not call done is tried."""
     if arguments.output is not None:
         raise UsageError("--output names one file; with --batch leave it out, --output-dir is where the files go")
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace, options: Mapping[str, object], progress: 
     return 1 if failed else 0
 
 
-def carry_out(line: Line, session: Session, options: Mapping[str, object], folder: Path) -> dict:
+def carry_out(line: Line, session: Session, options: Mapping[str, Any], folder: Path) -> dict:
     """One journal entry. A bad request ends as a failed entry; so does a mistake of ours, with its traceback shown."""
     began = time.monotonic()
     entry = {

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from loomvideo.cli.options import MODEL_OPTIONS, add_model_options, given
 from loomvideo.cli.progress import show_progress
@@ -118,7 +119,7 @@ def carry_out(example: Example, session: Session, folder: Path) -> Made:
     return make(session, request, plan(request, session.limits), folder / example.output)
 
 
-def command_line(example: Example, options: Mapping[str, object], folder: Path) -> str:
+def command_line(example: Example, options: Mapping[str, Any], folder: Path) -> str:
     """What makes this example again."""
     words = ["loomvideo", "generate"]
     if example.source is not None:

@@ -175,6 +175,8 @@ def save_index(mllm: Path, folder: Path) -> None:
     from loomvideo.models.wan import LoomVideoTransformer3DModel
     from loomvideo.systems.loomvideo import LoomVideoPipeline
 
+    if not (mllm / "tokenizer_config.json").is_file():
+        raise CheckpointError(f"{mllm} holds no tokenizer: give the language model's whole folder as --mllm")
     tokenizer = AutoTokenizer.from_pretrained(mllm)
     tokenizer.save_pretrained(folder / "tokenizer")
     pipeline = LoomVideoPipeline(
@@ -257,7 +259,8 @@ def files_needed(part: str, origin: str, patterns: Sequence[str]) -> Iterator[st
         files = weights.download_sizes(origin, patterns)
     except CheckpointError as error:
         yield f"{part}: {error}"
-        yield f"  published size: {gigabytes(2 * PUBLISHED_PARAMETERS[part])} in bfloat16"
+        size = gigabytes(2 * PUBLISHED_PARAMETERS[part])
+        yield f"  of it {', '.join(patterns)} would be downloaded; published size: {size} in bfloat16"
         return
     to_download = {name: size for name, (size, wanted) in files.items() if wanted}
     yield f"{part}: {origin}, {gigabytes(sum(to_download.values()))} to download in {len(to_download)} of {len(files)} files"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -61,11 +62,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict | None]:
         )
     except SafetensorError as error:
         raise LoraError(f"{path}: this is no safetensors file ({error}); copy it again") from error
-    return {_prefixed(name): tensor for name, tensor in state.items()}, metadata
+    return _prefixed(state), _prefixed(metadata) if metadata else None
 
 
-def _prefixed(name: str) -> str:
-    return name if name.startswith(f"{PREFIX}.") else f"{PREFIX}.{name}"
+def _prefixed(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """A pipeline saves its parts' names with a prefix, a denoiser alone without."""
+    return {name if name.startswith(f"{PREFIX}.") else f"{PREFIX}.{name}": value for name, value in entries.items()}
 
 
 def _check_targets(transformer: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from loomvideo import __version__
-from loomvideo.cli.options import Parser, is_message
+from loomvideo.cli.options import Parser, UsageError, is_message
 
 DESCRIPTION = """\
 Make and edit video with a multimodal language model.
@@ -49,6 +49,8 @@ def _dispatch(words: list[str]) -> int:
     parser.add_argument("--version", action="version", version=f"loomvideo {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     called = words[0] if words and words[0] in COMMANDS else None
+    if words and words[0].startswith("-") and words[0] not in ("-h", "--help", "--version"):
+        raise UsageError(f"{words[0]}: the command is missing before it, as in loomvideo generate {words[0]} ...")
     for name, (_, summary) in COMMANDS.items():
         if name != called:
             commands.add_parser(name, help=summary)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from loomvideo.cli.options import UsageError
 from loomvideo.cli.progress import Progress
@@ -31,17 +32,17 @@ class PublishedConfig:
     guidance_scale_visual: float | None = None
 
 
-# Where each field stands in the file.
+# Where each field stands in the file, and of what type it is.
 KEYS = {
-    "mllm": "model.und.pretrained_model_path",
-    "base": "model.gen.pretrained_model_path",
-    "frame_divisor": "data.und_temporal_downsample_factor",
-    "only_last_layer": "model.und.only_last_hidden_states",
-    "use_source_embedding": "model.gen.use_source_embedding",
-    "negative_prompt": "generation.negative_prompt",
-    "guidance_scale": "generation.guidance_scale",
-    "guidance_scale_edit": "generation.guidance_scale_edit",
-    "guidance_scale_visual": "generation.guidance_scale_visual",
+    "mllm": ("model.und.pretrained_model_path", str),
+    "base": ("model.gen.pretrained_model_path", str),
+    "frame_divisor": ("data.und_temporal_downsample_factor", int),
+    "only_last_layer": ("model.und.only_last_hidden_states", bool),
+    "use_source_embedding": ("model.gen.use_source_embedding", bool),
+    "negative_prompt": ("generation.negative_prompt", str),
+    "guidance_scale": ("generation.guidance_scale", float),
+    "guidance_scale_edit": ("generation.guidance_scale_edit", float),
+    "guidance_scale_visual": ("generation.guidance_scale_visual", float),
 }
 
 
@@ -60,7 +61,7 @@ def is_meant(arguments: argparse.Namespace) -> bool:
     return arguments.config is not None
 
 
-def defaults(arguments: argparse.Namespace, options: Mapping[str, object]) -> dict:
+def defaults(arguments: argparse.Namespace, options: Mapping[str, Any]) -> dict:
     """What an old command line leaves to its configuration and inputs, as options; nothing for any other."""
     if not is_meant(arguments):
         return {}
@@ -76,7 +77,7 @@ def defaults(arguments: argparse.Namespace, options: Mapping[str, object]) -> di
     return {name: value for name, value in chosen.items() if value is not None} | native_size(options)
 
 
-def with_model(arguments: argparse.Namespace, options: Mapping[str, object], progress: Progress) -> dict:
+def with_model(arguments: argparse.Namespace, options: Mapping[str, Any], progress: Progress) -> dict:
     """The options with the model that --checkpoint stands for: a folder made of it once and kept in the cache."""
     if arguments.checkpoint is None:
         return dict(options)
@@ -129,7 +130,7 @@ def fingerprint(checkpoint: Path, config: PublishedConfig) -> str:
     return sha256(repr((files, settings)).encode()).hexdigest()[:16]
 
 
-def native_size(options: Mapping[str, object]) -> dict[str, int]:
+def native_size(options: Mapping[str, Any]) -> dict[str, int]:
     """The published default size: the source's own, else the first reference's."""
     shown = options.get("source") or next(iter(options.get("references") or ()), None)
     if shown is None:
@@ -146,21 +147,17 @@ def read_config(path: Path) -> PublishedConfig:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"--config {path}: cannot be read as YAML ({error}); name the program's file") from error
-    found = {field: _looked_up(content, key) for field, key in KEYS.items()}
-    return PublishedConfig(
-        **{field: _checked(path, field, value) for field, value in found.items() if value is not None}
-    )
+    if not isinstance(content, dict):
+        raise UsageError(f"--config {path}: holds no mapping; name the published program's configuration")
+    found = {field: _value(path, content, key, kind) for field, (key, kind) in KEYS.items()}
+    return PublishedConfig(**{field: value for field, value in found.items() if value is not None})
 
 
-def _looked_up(content: object, key: str) -> object:
+def _value(path: Path, content: object, key: str, kind: type) -> Any:
+    """The value at a dotted key, None where there is none."""
     for part in key.split("."):
         content = content.get(part) if isinstance(content, dict) else None
+    whole_float = kind is float and type(content) is int
+    if content is not None and type(content) is not kind and not whole_float:
+        raise UsageError(f"--config {path}: {key}={content!r} must be of type {kind.__name__}")
     return content
-
-
-def _checked(path: Path, field: str, value: object) -> object:
-    kind = type(getattr(PublishedConfig(), field) or "" if "guidance" not in field else 0.0)
-    accepted = (int, float) if kind is float else kind
-    if not isinstance(value, accepted) or (kind in (int, float) and isinstance(value, bool)):
-        raise UsageError(f"--config {path}: {KEYS[field]}={value!r} must be of type {kind.__name__}")
-    return value

@@ -151,7 +151,7 @@ class Made:
         return f"{self.output}: {length}, {size}, seed {made.seed}, {self.seconds:.1f} s"
 
 
-def request_of(options: Mapping[str, object]) -> Request:
+def request_of(options: Mapping[str, Any]) -> Request:
     """The Request among merged options; raises UsageError when there is no prompt."""
     if options.get("prompt") is None:
         raise UsageError("--prompt is missing: say what to make, or name a file to make again with --like")

@@ -24,7 +24,7 @@ CLOUD = (250, 250, 252)
 PANNED = 0.1  # of the frame's width over the clip; the world's pans cover 0.3
 ZOOMED = 0.1  # natural logarithm of the factor; the world's zooms reach log 1.4 = 0.34
 STEADY = 0.06  # pans and zooms below this are none
-VISIBLE = 0.5  # mean squared slope, in values per pixel, of a ground whose movement can be seen
+VISIBLE = 0.12  # mean squared slope, in values per pixel, of a ground whose movement can be seen
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _varies_one_way(ground: Ground) -> bool:
     total = float((centred**2).sum())
     for axis in (1, 2):
         sums, counts = centred.sum(axis=axis), np.maximum(weight.sum(axis=axis), 1)
-        if float((sums**2 / counts).sum()) > 0.85 * total:
+        if float((sums**2 / counts).sum()) > 0.95 * total:
             return True
     return False
 

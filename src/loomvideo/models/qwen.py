@@ -6,7 +6,7 @@ b batch   m tokens   dm width of the language model   p patches   (t, h, w) patc
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -71,7 +71,8 @@ class ChatInputs:
     video_grid_thw: Tensor | None = None
 
     def to(self, device: torch.device) -> "ChatInputs":
-        return ChatInputs(**{name: None if value is None else value.to(device) for name, value in vars(self).items()})
+        moved: dict[str, Any] = {name: value.to(device) for name, value in vars(self).items() if value is not None}
+        return ChatInputs(**moved)
 
 
 def layer_features(mllm: PreTrainedModel, inputs: ChatInputs) -> list[Tensor]:
@@ -80,12 +81,13 @@ def layer_features(mllm: PreTrainedModel, inputs: ChatInputs) -> list[Tensor]:
     `mllm` is a Qwen3VLForConditionalGeneration or a Qwen3VLModel; the language-model head is not run. A layer's output
     is caught where the next one (or the final norm) reads it, hence with what DeepStack added to it in between.
     """
-    text_model = mllm.base_model.language_model
+    base: Any = mllm.base_model  # transformers assembles it, so types do not know its parts
+    text_model = base.language_model
     features: list[Tensor] = []
     readers = [*text_model.layers[1:], text_model.norm]
     handles = [reader.register_forward_pre_hook(lambda _, args: features.append(args[0])) for reader in readers]
     try:
-        mllm.base_model(**model_arguments(mllm, inputs), use_cache=False)
+        base(**model_arguments(mllm, inputs), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
@@ -114,7 +116,8 @@ def set_rotary_tables(mllm: PreTrainedModel, *, rounded: bool) -> None:
 
     To be called after every change of the model's precision, which rounds the frequencies in passing.
     """
-    text, tower = mllm.base_model.language_model.rotary_emb, mllm.base_model.visual
+    base: Any = mllm.base_model
+    text, tower = base.language_model.rotary_emb, base.visual
     device = text.inv_freq.device
     exact = type(text)(text.config).inv_freq.to(device)
     text.inv_freq = exact.bfloat16().float() if rounded else exact
@@ -178,7 +181,7 @@ def patchify(frames: np.ndarray) -> Tensor:
 
 def picture(pixels: np.ndarray, budget: PixelBudget) -> Visual:
     """A picture uint8 (y, x, 3) as the vision tower reads it."""
-    height, width = fitted_size(*pixels.shape[:2], budget)
+    height, width = fitted_size(pixels.shape[0], pixels.shape[1], budget)
     frame = _resize(pixels, height, width)
     return Visual(
         "image", patchify(np.stack([frame] * TEMPORAL_PATCH_SIZE)), (1, height // PATCH_SIZE, width // PATCH_SIZE)
@@ -190,7 +193,7 @@ def video(frames: np.ndarray, rule: FrameRule, budget: PixelBudget) -> Visual:
     handed = [frames[index] for index in subsample(len(frames), rule)]
     indices = processor_frames(len(handed), rule.sampled_frames)
     kept = [handed[index] for index in indices]
-    height, width = fitted_size(*frames.shape[1:3], budget, num_frames=len(kept))
+    height, width = fitted_size(frames.shape[1], frames.shape[2], budget, num_frames=len(kept))
     kept += kept[-1:] * (len(kept) % TEMPORAL_PATCH_SIZE)
     resized = np.stack([_resize(frame, height, width) for frame in kept])
     grid = (len(kept) // TEMPORAL_PATCH_SIZE, height // PATCH_SIZE, width // PATCH_SIZE)

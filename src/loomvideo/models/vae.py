@@ -3,6 +3,8 @@
 b batch   c latent channels   (t, y, x) frames, rows and columns of pixels   (f, ...) latent frames
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
@@ -18,14 +20,15 @@ def encode(
     vae: AutoencoderKLWan, pixels: Tensor, *, sample: bool = False, generator: torch.Generator | None = None
 ) -> Tensor:
     """Pixels (b, 3, t, y, x) in -1..1 -> normalised latents (b, c, f, y / 16, x / 16): the posterior's mode, or a sample."""
-    posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+    encoded: Any = vae.encode(pixels.to(vae.device, vae.dtype))
+    posterior = encoded.latent_dist
     return normalise(vae, posterior.sample(generator) if sample else posterior.mode())
 
 
 def decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     """Normalised latents (b, c, f, y, x) -> float32 frames (b, t, y, x, 3) in 0..1."""
-    pixels = vae.decode(denormalise(vae, latents).to(vae.device, vae.dtype)).sample
-    return (pixels.float().clamp(-1, 1) / 2 + 0.5).permute(0, 2, 3, 4, 1)
+    decoded: Any = vae.decode(denormalise(vae, latents).to(vae.device, vae.dtype))
+    return (decoded.sample.float().clamp(-1, 1) / 2 + 0.5).permute(0, 2, 3, 4, 1)
 
 
 def normalise(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
@@ -40,5 +43,5 @@ def denormalise(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
 
 def _statistics(vae: AutoencoderKLWan, latents: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every channel (c, 1, 1, 1), over the data that the VAE's makers measured."""
-    mean, std = latents.new_tensor([vae.config.latents_mean, vae.config.latents_std])[..., None, None, None]
+    mean, std = latents.new_tensor([vae.config["latents_mean"], vae.config["latents_std"]])[..., None, None, None]
     return mean, std

@@ -6,7 +6,7 @@ dm width of the language model   (f, y, x) latent grid
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -273,7 +273,8 @@ class LoomVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv3d)):
                 nn.init.xavier_uniform_(module.weight.flatten(1))  # a view: fills the weight itself
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for linear in (self.condition_embedder.time_embedder.linear_1, self.condition_embedder.time_embedder.linear_2):
             nn.init.normal_(linear.weight, std=0.02)
         for module in (self.proj_out, self.mllm_embedder.linear_2, self.source_patch_embedding):
@@ -306,9 +307,9 @@ class LoomVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         return Conditions(
             context=tuple(
                 block.attn2.keys_values(self.mllm_embedder(layer))
-                for block, layer in zip(self.blocks, layers, strict=True)
+                for block, layer in zip(cast("Sequence[Block]", self.blocks), layers, strict=True)
             ),
-            context_mask=None if context_mask is None else context_mask[:, None, None, :],
+            context_mask=None if context_mask is None else context_mask.bool()[:, None, None, :],
             source=self._source_tokens(source),
             references=self._reference_tokens(references),
             rope=self._rope(grid, [self._grid(latents.shape[-3:]) for latents in references]),
@@ -326,12 +327,12 @@ class LoomVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         for block, context in zip(self.blocks, conditions.context, strict=True):
             x = self._run(block, x, modulation, num_target, conditions.rope, context, conditions.context_mask)
         shift, scale = (self.scale_shift_table.float() + embedding).chunk(2, dim=1)
-        x = self.proj_out(modulated_norm(x[:, :num_target], shift, scale, self.config.eps))
+        x = self.proj_out(modulated_norm(x[:, :num_target], shift, scale, self.config["eps"]))
         return unpatchify(x, self._grid(latents.shape[-3:]), self.patch_size)
 
     def _run(self, block: nn.Module, *arguments: object) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(block, *arguments)
+            return self._gradient_checkpointing_func(block, *arguments)  # pyright: ignore[reportOptionalCall]
         return block(*arguments)
 
     def _source_tokens(self, source: Tensor | None) -> Tensor | None:
@@ -354,7 +355,7 @@ class LoomVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             rope_table(
                 grid_positions(part, time),
                 self.axis_dims,
-                rounded=self.config.rounded_rotary_tables,
+                rounded=self.config["rounded_rotary_tables"],
                 fresh_time=time is not None,
             )
             for part, time in zip([grid, *reference_grids], times, strict=True)

@@ -1,15 +1,24 @@
 """The sampling loop: it knows no system, no task and no file."""
 
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
-from diffusers import SchedulerMixin
 from torch import Tensor
 
 from loomvideo.sampling.guidance import guide
 
 Branch = Callable[[Tensor, Tensor], Tensor]  # (latents, timestep) -> the velocities of one or more branches, stacked
 OnStep = Callable[[int, Tensor, Tensor], Tensor | None]  # (step, timestep, latents) -> latents to go on with, or None
+
+
+class Scheduler(Protocol):
+    """Any of diffusers' flow-matching schedulers."""
+
+    timesteps: Tensor
+
+    def set_timesteps(self, num_inference_steps: int, *, device: torch.device) -> None: ...
+    def step(self, velocity: Tensor, timestep: Tensor, latents: Tensor, /, *, return_dict: bool) -> Any: ...
 
 
 class NotFiniteError(FloatingPointError):
@@ -20,7 +29,7 @@ def sample(
     branches: Sequence[Branch],
     scales: Sequence[float],
     *,
-    scheduler: SchedulerMixin,
+    scheduler: Scheduler,
     noise: Tensor,
     num_inference_steps: int,
     on_step: OnStep | None = None,

@@ -181,7 +181,7 @@ class LoomVideoPipeline(DiffusionPipeline):
 
         begin("sample")
         denoisers = self.denoisers(branches, noise.shape, batch_branches)
-        with self.progress_bar(total=plan.num_inference_steps) as progress:
+        with self.progress_bar(total=plan.num_inference_steps) as progress:  # pyright: ignore[reportCallIssue]
             latents = sample(
                 denoisers,
                 scales,
@@ -200,10 +200,10 @@ class LoomVideoPipeline(DiffusionPipeline):
         """Standard normal float32 (1, c, f, y, x), drawn where the generator lives: the same on every device."""
         shape = (
             1,
-            self.transformer.config.in_channels,
-            (plan.num_frames - 1) // self.vae.config.scale_factor_temporal + 1,
-            plan.height // self.vae.config.scale_factor_spatial,
-            plan.width // self.vae.config.scale_factor_spatial,
+            self.transformer.config["in_channels"],
+            (plan.num_frames - 1) // self.vae.config["scale_factor_temporal"] + 1,
+            plan.height // self.vae.config["scale_factor_spatial"],
+            plan.width // self.vae.config["scale_factor_spatial"],
         )
         return torch.randn(shape, generator=generator, device=generator.device)
 
@@ -233,7 +233,7 @@ class LoomVideoPipeline(DiffusionPipeline):
         self, plan: Plan, source: Tensor | None, references: tuple[Tensor, ...]
     ) -> tuple[list[GuidanceBranch], list[float]]:
         """Branches from least to most conditioned and the scales between them (fact sheet 7.2)."""
-        set_rotary_tables(self.mllm, rounded=self.transformer.config.rounded_rotary_tables)
+        set_rotary_tables(self.mllm, rounded=self.transformer.config["rounded_rotary_tables"])
         visuals = self.visuals(plan)
         full = GuidanceBranch(self.read(full_chat(visuals, plan.text)), source, references)
         if not is_guided(plan, bool(visuals)):
@@ -249,10 +249,10 @@ class LoomVideoPipeline(DiffusionPipeline):
         if hasattr(self.mllm, "_hf_hook"):  # offloaded: fetched by hand, for its own forward is not the way in
             self.mllm._hf_hook.pre_forward(self.mllm)
         layers = layer_features(self.mllm, tokenise(self.tokenizer, [chat]).to(self._execution_device))
-        blocks = self.transformer.config.num_layers
+        blocks = self.transformer.config["num_layers"]
         return [
             layer.to(self.transformer.dtype)
-            for layer in layers_for_blocks(layers, blocks, only_last=self.config.only_last_layer)
+            for layer in layers_for_blocks(layers, blocks, only_last=self.config["only_last_layer"])
         ]
 
     def denoisers(

@@ -123,7 +123,7 @@ def train_denoiser(
     """
     torch.manual_seed(0)
     model = build_denoiser().to(device)
-    run = Run(RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, learning_rate=1e-3, warmup_steps=200), model, device)
+    run = Run(RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.01, learning_rate=1e-3, warmup_steps=200), model, device)
     rng = np.random.default_rng([7, run.steps])
     torch.manual_seed(run.steps)
     data = Shards(shards, rng)

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from loomvideo.data.world.scene import Scene
 from loomvideo.data.world.tasks import Sample, sample
-from loomvideo.data.world.words import canonical_caption
+from loomvideo.data.world.requests import canonical_caption, canonical_ground
 from loomvideo.models.chat import Chat, chat, tokenise
 from loomvideo.models.qwen import ChatInputs, FrameRule, PixelBudget, Visual, model_arguments, picture, video
 from loomvideo.training.run import Run, RunConfig
@@ -127,6 +128,11 @@ def visuals_of(drawn: Sample) -> list[Visual]:
     return [*visuals, video(source, FRAME_RULE, VIDEO_BUDGET)]
 
 
+def outcome(scene: Scene, *, still: bool) -> str:
+    """What an edited scene shows: the last object of a scene may have been removed."""
+    return canonical_caption(scene, still=still) if scene.objects else f"nothing on {canonical_ground(scene.background)}"
+
+
 @dataclass(frozen=True)
 class Lesson:
     """A batch of chats with answers: padded ids, and how much each token's prediction weighs."""
@@ -165,7 +171,7 @@ class Lessons(IterableDataset):
     def _draw(task: str, num_frames: int, rng: np.random.Generator) -> Sample:
         drawn = sample(task, rng, num_frames=num_frames)
         if drawn.answer is None and drawn.scene is not None:  # an edit: say what its outcome shows
-            return replace(drawn, answer=canonical_caption(drawn.scene, still=num_frames == 1))
+            return replace(drawn, answer=outcome(drawn.scene, still=num_frames == 1))
         return drawn
 
     def lesson(self, samples: list[Sample]) -> Lesson:
@@ -201,7 +207,7 @@ def train_mllm(folder: Path, *, minutes: float, slice_minutes: float, device: to
         build_tokenizer().save_pretrained(tokenizer_folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
     model = build_mllm(tokenizer).to(device)
-    run = Run(RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, learning_rate=1.5e-3), model, device)
+    run = Run(RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.01, learning_rate=1.5e-3), model, device)
     lessons = iter(DataLoader(Lessons(tokenizer, seed=run.steps), batch_size=None, num_workers=workers))
     while not run.finished:
         lesson = next(lessons)

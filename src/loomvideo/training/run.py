@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from loomvideo.training.muon import Muon
+
 log = logging.getLogger(__name__)
 
 
@@ -21,7 +23,8 @@ class RunConfig:
     folder: Path
     minutes: float
     slice_minutes: float
-    learning_rate: float
+    matrix_rate: float  # Muon's, for the hidden layers' matrices and filters
+    learning_rate: float  # AdamW's, for all else
     warmup_steps: int = 100
     decay_share: float = 0.35  # the learning rate falls to zero over this last share of the run
     weight_decay: float = 0.01
@@ -30,6 +33,12 @@ class RunConfig:
     ema_decay: float = 0.999
     save_seconds: float = 120.0
     seed: int = 0
+
+
+def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Weights that Muon trains: no tables, no embeddings, neither the first nor the last layer."""
+    edges = ("embed", "conv_in", "conv_out", "proj_out", "lm_head", "table", "gamma")
+    return parameter.ndim >= 2 and min(parameter.flatten(1).shape) > 4 and not any(edge in name for edge in edges)
 
 
 @dataclass
@@ -45,14 +54,15 @@ class Run:
 
     def __post_init__(self) -> None:
         config = self.config
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        decayed = [p for p in self.parameters if p.ndim > 1]
-        others = [p for p in self.parameters if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=config.learning_rate,
-            betas=config.betas,
-        )
+        named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        self.parameters = list(named.values())
+        matrices = [p for name, p in named.items() if is_hidden_matrix(name, p)]
+        others = [p for name, p in named.items() if not is_hidden_matrix(name, p)]
+        self.optimizers = [
+            Muon(matrices, lr=config.matrix_rate, weight_decay=config.weight_decay),
+            torch.optim.AdamW(others, lr=config.learning_rate, betas=config.betas, weight_decay=0.0),
+        ]
+        self.rates = (config.matrix_rate, config.learning_rate)
         self.ema = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.file = config.folder / "state.pt"
         if self.file.exists():
@@ -63,7 +73,8 @@ class Run:
     def _resume(self) -> None:
         state = torch.load(self.file, map_location="cpu", weights_only=True)
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.ema = {name: value.to(self.device) for name, value in state["ema"].items()}
         self.steps, self.seconds = state["steps"], state["seconds"]
 
@@ -72,7 +83,7 @@ class Run:
         self.config.folder.mkdir(parents=True, exist_ok=True)
         state = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "ema": self.ema,
             "steps": self.steps,
             "seconds": self.seconds,
@@ -98,15 +109,16 @@ class Run:
         loss, figures = loss_of()
         if not torch.isfinite(loss):
             log.warning("step %d: the loss is %s; the step is skipped", self.steps, loss.item())
-            self.optimizer.zero_grad(set_to_none=True)
+            self.model.zero_grad(set_to_none=True)
             self.steps += 1
             return
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * self._rate()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * self._rate()
+            optimizer.step()
+        self.model.zero_grad(set_to_none=True)
         self.steps += 1
         self._average(figures | {"loss": float(loss.detach()), "gradient": float(norm)})
         self._update_ema()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from loomvideo.data.world.phrases import choose
 from loomvideo.data.world.render import object_masks
 from loomvideo.data.world.scene import (
     CLEARANCE,
@@ -58,9 +59,6 @@ class Context:
     aspect: float
     still: bool  # a picture: nothing moves
 
-    def choose(self, options: tuple) -> object:
-        return options[int(self.rng.random() * len(options))]
-
 
 Edited = tuple[Edit, Scene]
 
@@ -80,7 +78,9 @@ def in_split(item: Object, held_out: bool) -> bool:
 def clash(scene: Scene) -> bool:
     """Whether two objects share colour and shape, or one has a colour of its ground."""
     looks = {(item.shape, item.colour) for item in scene.objects}
-    return len(looks) < len(scene.objects) or any(item.colour in ground_colours(scene.background) for item in scene.objects)
+    return len(looks) < len(scene.objects) or any(
+        item.colour in ground_colours(scene.background) for item in scene.objects
+    )
 
 
 def fitted(item: Object, aspect: float) -> Object | None:
@@ -88,7 +88,12 @@ def fitted(item: Object, aspect: float) -> Object | None:
     half_x, half_y = (reach + CLEARANCE for reach in _reach(item, aspect))
     poses = [pose(item, float(time)) for time in PATH_TIMES]
     along_x, along_y = [at.x - item.x for at in poses], [at.y - item.y for at in poses]
-    left, right, top, bottom = half_x - min(along_x), 1 - half_x - max(along_x), half_y - min(along_y), 1 - half_y - max(along_y)
+    left, right, top, bottom = (
+        half_x - min(along_x),
+        1 - half_x - max(along_x),
+        half_y - min(along_y),
+        1 - half_y - max(along_y),
+    )
     if left > right or top > bottom:
         return None
     return replace(item, x=min(max(item.x, left), right), y=min(max(item.y, top), bottom))
@@ -133,16 +138,18 @@ def same_objects(kind: str, indices: tuple[int, ...], value: str) -> Edit:
 
 def recolour(context: Context, scene: Scene) -> Edited | None:
     indices = which_objects(context, scene)
-    colour = str(context.choose(tuple(COLOURS)))
+    colour = choose(context.rng, tuple(COLOURS))
     if any(scene.objects[index].colour == colour for index in indices):
         return None
     target = changed(scene, indices, lambda item: replace(item, colour=colour))
-    return (same_objects("recolour", indices, colour), target) if target and accepted(context, target, indices) else None
+    return (
+        (same_objects("recolour", indices, colour), target) if target and accepted(context, target, indices) else None
+    )
 
 
 def reshape(context: Context, scene: Scene) -> Edited | None:
     indices = which_objects(context, scene)
-    shape = str(context.choose(SHAPES))
+    shape = choose(context.rng, SHAPES)
     if any(scene.objects[index].shape == shape or not may_take(shape, scene.objects[index]) for index in indices):
         return None
     target = changed(scene, indices, lambda item: replace(item, shape=shape))
@@ -158,11 +165,15 @@ def replace_object(context: Context, scene: Scene) -> Edited | None:
     """Another shape in another colour, at the same place, of the same size and motion."""
     index = which_objects(context, scene, several=0.0)
     old = scene.objects[index[0]]
-    shape, colour = str(context.choose(SHAPES)), str(context.choose(tuple(COLOURS)))
+    shape, colour = choose(context.rng, SHAPES), choose(context.rng, tuple(COLOURS))
     if shape == old.shape or colour == old.colour or not may_take(shape, old):
         return None
     target = changed(scene, index, lambda item: replace(item, shape=shape, colour=colour))
-    return (same_objects("replace", index, f"{colour} {shape}"), target) if target and accepted(context, target, index) else None
+    return (
+        (same_objects("replace", index, f"{colour} {shape}"), target)
+        if target and accepted(context, target, index)
+        else None
+    )
 
 
 def resize(context: Context, scene: Scene) -> Edited | None:
@@ -189,14 +200,18 @@ def add(context: Context, scene: Scene) -> Edited | None:
     if len(scene.objects) > 2:
         return None
     motions = ("stays still",) if context.still or context.rng.random() < 0.3 else MOTIONS
-    shape, colour, motion = context.choose(combinations(context.held_out, motions))  # type: ignore[misc]
-    item = Object(shape=shape, colour=colour, motion=motion, size=str(context.choose(tuple(SIZES))))
+    shape, colour, motion = choose(context.rng, combinations(context.held_out, motions))
+    item = Object(shape=shape, colour=colour, motion=motion, size=choose(context.rng, tuple(SIZES)))
     placed = place(context.rng, [item], context.aspect, fixed=scene.objects)
     if placed is None:
         return None
     target = replace(scene, objects=(*scene.objects, *placed))
     index = (len(scene.objects),)
-    return (Edit(kind="add", target_objects=index, value=f"{colour} {shape}"), target) if accepted(context, target, index) else None
+    return (
+        (Edit(kind="add", target_objects=index, value=f"{colour} {shape}"), target)
+        if accepted(context, target, index)
+        else None
+    )
 
 
 def replace_background(context: Context, scene: Scene) -> Edited | None:
@@ -213,7 +228,7 @@ TRAVELS = {"bounces": (0.32, 0.45), "circles around": (0.16, 0.22)} | dict.fromk
 def change_motion(context: Context, scene: Scene) -> Edited | None:
     """Another motion from the same start, which moves only as far as the new path needs to stay inside the frame."""
     indices = which_objects(context, scene)
-    motion = str(context.choose(MOTIONS))
+    motion = choose(context.rng, MOTIONS)
 
     def change(item: Object) -> Object | None:
         if item.motion == motion or (motion == "spins" and item.shape not in SPINNING):
@@ -252,7 +267,17 @@ EDITS: dict[str, Callable[[Context, Scene], Edited | None]] = {
     "motion": change_motion,
     "swap": swap_colours,
 }
-SHARES = {"recolour": 18, "reshape": 15, "replace": 12, "resize": 11, "remove": 10, "add": 11, "background": 14, "motion": 15, "swap": 3}
+SHARES = {
+    "recolour": 18,
+    "reshape": 15,
+    "replace": 12,
+    "resize": 11,
+    "remove": 10,
+    "add": 11,
+    "background": 14,
+    "motion": 15,
+    "swap": 3,
+}
 
 
 def kept_pixels(source: Scene, target: Scene, *, height: int, width: int, num_frames: int) -> np.ndarray:
@@ -260,8 +285,13 @@ def kept_pixels(source: Scene, target: Scene, *, height: int, width: int, num_fr
     size = {"height": height, "width": width, "num_frames": num_frames}
     if (source.background, source.camera) == (target.background, target.camera):
         touched = [
-            object_masks(replace(scene, objects=tuple(item for item in scene.objects if item not in other.objects)), **size).any(axis=0)
+            object_masks(
+                replace(scene, objects=tuple(item for item in scene.objects if item not in other.objects)), **size
+            ).any(axis=0)
             for scene, other in ((source, target), (target, source))
         ]
         return ~(touched[0] | touched[1])
-    return (object_masks(replace(source, objects=tuple(item for item in source.objects if item in target.objects)), **size) >= 1).any(axis=0)
+    return (
+        object_masks(replace(source, objects=tuple(item for item in source.objects if item in target.objects)), **size)
+        >= 1
+    ).any(axis=0)

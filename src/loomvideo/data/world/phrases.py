@@ -5,26 +5,29 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from string import Formatter
+from typing import TypeVar
 
 import numpy as np
+
+Choice = TypeVar("Choice")
 
 HELD_OUT_SHARE = 8  # one paraphrase in eight is kept for evaluation
 SMALLEST_SPLIT = 6  # shorter lists keep nothing back
 # the lists are written in British spelling
-AMERICAN = (("colour", "color"), ("grey", "gray"), ("centre", "center"), ("travelling", "traveling"), ("greyscale", "grayscale"))
-ARTICLES = ("a", "an")
+AMERICAN = (("colour", "color"), ("grey", "gray"), ("centre", "center"), ("travelling", "traveling"))
 
 
 def words_of(phrase: str) -> set[str]:
     """The words of a phrase without its slots, lower case, punctuation removed."""
     fixed = " ".join(text for text, *_ in Formatter().parse(phrase))
-    return {word for word in (part.strip(",.;:!?\"'").lower() for part in fixed.split()) if word}
+    return {word for word in (part.strip("-,.;:!?\"'").lower() for part in fixed.split()) if word}
 
 
 class Phrases:
     """Paraphrases of one fact, the plainest first.
 
-    The hash of a phrase decides whether it is held out; the first never is, nor one with a word that no other phrase has.
+    The first half of a list is always trained. Of the second, those of lowest hash are held out, but none with a word that
+    no other phrase of the list has.
     """
 
     def __init__(self, options: Iterable[str]) -> None:
@@ -34,7 +37,7 @@ class Phrases:
     def held_out(self) -> tuple[str, ...]:
         wanted = len(self.all) // HELD_OUT_SHARE + 1 if len(self.all) >= SMALLEST_SPLIT else 0
         kept, chosen = list(self.all), []
-        for phrase in sorted(self.all[1:], key=lambda text: sha256(text.encode()).hexdigest()):
+        for phrase in sorted(self.all[len(self.all) // 2 :], key=lambda text: sha256(text.encode()).hexdigest()):
             others = set[str]().union(*(words_of(other) for other in kept if other != phrase))
             if len(chosen) < wanted and words_of(phrase) <= others:
                 kept.remove(phrase)
@@ -44,6 +47,15 @@ class Phrases:
     @cached_property
     def trained(self) -> tuple[str, ...]:
         return tuple(phrase for phrase in self.all if phrase not in self.held_out)
+
+
+def paraphrases(text: str) -> Phrases:
+    """A list written as one text: ``make {who} bigger | enlarge {who}``."""
+    return Phrases(" ".join(option.split()) for option in text.split("|"))
+
+
+def choose(rng: np.random.Generator, options: Sequence[Choice]) -> Choice:
+    return options[int(rng.random() * len(options))]
 
 
 @dataclass(frozen=True)
@@ -56,16 +68,17 @@ class Writer:
     def chance(self, probability: float) -> bool:
         return self.rng.random() < probability
 
-    def choose(self, options: Sequence) -> object:
-        return options[int(self.rng.random() * len(options))]
+    def choose(self, options: Sequence[Choice]) -> Choice:
+        return choose(self.rng, options)
 
     def pick(self, phrases: Phrases, **slots: str) -> str:
         options = (self.held_out_phrases and phrases.held_out) or phrases.trained
-        phrase = options[int(self.rng.random() * len(options))]
+        phrase = choose(self.rng, options)
         return phrase.format(**slots) if slots else phrase
 
     def spelt(self, text: str) -> str:
         """British or American, with or without a leading capital and a full stop."""
+        text = text.replace("a orange", "an orange")  # the only colour with a vowel in front
         if self.chance(0.5):
             for british, american in AMERICAN:
                 text = text.replace(british, american)

@@ -1,15 +1,22 @@
 """Questions about a picture or a clip, and their short answers."""
 
-from collections import Counter
 from collections.abc import Callable
 
-from loomvideo.data.world.instructions import IN_PLACE, address, place_word
-from loomvideo.data.world.phrases import Phrases, Writer
-from loomvideo.data.world.scene import COLOURS, SHAPES, Scene
-from loomvideo.data.world.words import COLOUR_WORDS, canonical_ground
+from loomvideo.data.world.addressing import IN_PLACE, address, is_unique, place_word
+from loomvideo.data.world.instructions import plural
+from loomvideo.data.world.phrases import Writer, paraphrases
+from loomvideo.data.world.requests import canonical_ground
+from loomvideo.data.world.scene import COLOURS, SHAPES, Object, Scene
+from loomvideo.data.world.words import COLOUR_WORDS
 
 NUMBERS = ("zero", "one", "two", "three")
-PLACES = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom", "centre": "in the centre"}
+PLACE_ANSWERS = {
+    "left": "on the left",
+    "right": "on the right",
+    "top": "at the top",
+    "bottom": "at the bottom",
+    "centre": "in the centre",
+}
 DESCRIBE = {
     False: paraphrases(
         """
@@ -86,81 +93,79 @@ CAMERA = paraphrases(
 Answered = tuple[str, str]
 
 
-def _by_colour(writer: Writer, scene: Scene, index: int) -> str | None:
+def _by_colour(writer: Writer, scene: Scene, item: Object) -> str | None:
     """Words for an object that do not tell its shape."""
-    colours = Counter(item.colour for item in scene.objects)
     if len(scene.objects) == 1:
-        return str(writer.choose(("the object", "it")))
-    item = scene.objects[index]
-    return f"the {COLOUR_WORDS[item.colour]} {writer.choose(('object', 'one', 'shape'))}" if colours[item.colour] == 1 else None
+        return writer.choose(("the object", "it"))
+    if not is_unique(scene, item, "colour"):
+        return None
+    return f"the {COLOUR_WORDS[item.colour]} {writer.choose(('object', 'one', 'shape'))}"
 
 
-def _by_shape(writer: Writer, scene: Scene, index: int) -> str | None:
+def _by_shape(writer: Writer, scene: Scene, item: Object) -> str | None:
     """Words for an object that do not tell its colour."""
-    shapes = Counter(item.shape for item in scene.objects)
     if len(scene.objects) == 1 and writer.chance(0.4):
-        return str(writer.choose(("the object", "it", "the shape")))
-    return f"the {scene.objects[index].shape}" if shapes[scene.objects[index].shape] == 1 else None
+        return writer.choose(("the object", "it", "the shape"))
+    return f"the {item.shape}" if is_unique(scene, item, "shape") else None
 
 
-def _any(writer: Writer, scene: Scene) -> int:
-    return int(writer.rng.random() * len(scene.objects))
+def _by_colour_or_both(writer: Writer, scene: Scene, item: Object) -> str | None:
+    return f"the {COLOUR_WORDS[item.colour]} {item.shape}" if writer.chance(0.55) else _by_colour(writer, scene, item)
 
 
-def count(writer: Writer, scene: Scene, *, still: bool) -> Answered | None:
+def count(writer: Writer, scene: Scene) -> Answered:
+    """Of all objects, or of one shape or colour, which the scene mostly has."""
     draw = writer.rng.random()
+    item = writer.choose(scene.objects)
     if draw < 0.6:
         things, number = writer.choose(("objects", "shapes", "things")), len(scene.objects)
     elif draw < 0.8:
-        shape = scene.objects[_any(writer, scene)].shape if writer.chance(0.7) else str(writer.choose(SHAPES))
-        things, number = (f"{shape}es" if shape == "cross" else f"{shape}s"), sum(item.shape == shape for item in scene.objects)
+        shape = item.shape if writer.chance(0.7) else writer.choose(SHAPES)
+        things, number = plural(shape), sum(item.shape == shape for item in scene.objects)
     else:
-        colour = scene.objects[_any(writer, scene)].colour if writer.chance(0.7) else str(writer.choose(tuple(COLOURS)))
+        colour = item.colour if writer.chance(0.7) else writer.choose(tuple(COLOURS))
         things, number = f"{COLOUR_WORDS[colour]} objects", sum(item.colour == colour for item in scene.objects)
-    return writer.pick(COUNT, things=str(things)), NUMBERS[number]
+    return writer.pick(COUNT, things=things), NUMBERS[number]
 
 
-def colour(writer: Writer, scene: Scene, *, still: bool) -> Answered | None:
-    index = _any(writer, scene)
-    who = _by_shape(writer, scene, index)
-    return (writer.pick(COLOUR, who=who), scene.objects[index].colour) if who else None
+def colour(writer: Writer, scene: Scene) -> Answered | None:
+    item = writer.choose(scene.objects)
+    who = _by_shape(writer, scene, item)
+    return (writer.pick(COLOUR, who=who), item.colour) if who else None
 
 
-def shape(writer: Writer, scene: Scene, *, still: bool) -> Answered | None:
-    index = _any(writer, scene)
-    who = _by_colour(writer, scene, index)
-    return (writer.pick(SHAPE, who=who), scene.objects[index].shape) if who else None
+def shape(writer: Writer, scene: Scene) -> Answered | None:
+    item = writer.choose(scene.objects)
+    who = _by_colour(writer, scene, item)
+    return (writer.pick(SHAPE, who=who), item.shape) if who else None
 
 
-def where(writer: Writer, scene: Scene, *, still: bool) -> Answered | None:
+def where(writer: Writer, scene: Scene) -> Answered | None:
     """Asked of objects that stay in their place, and where one word fits clearly."""
-    index = _any(writer, scene)
-    item = scene.objects[index]
+    item = writer.choose(scene.objects)
     place = place_word(item) if item.motion in IN_PLACE else ""
-    who = f"the {COLOUR_WORDS[item.colour]} {item.shape}" if writer.chance(0.6) else _by_colour(writer, scene, index)
-    return (writer.pick(WHERE, who=who), PLACES[place]) if place and who else None
+    who = _by_colour_or_both(writer, scene, item)
+    return (writer.pick(WHERE, who=who), PLACE_ANSWERS[place]) if place and who else None
 
 
-def motion(writer: Writer, scene: Scene, *, still: bool) -> Answered | None:
-    if still:
-        return None
-    index = _any(writer, scene)
-    item = scene.objects[index]
-    who = f"the {COLOUR_WORDS[item.colour]} {item.shape}" if writer.chance(0.5) else _by_colour(writer, scene, index)
+def motion(writer: Writer, scene: Scene) -> Answered | None:
+    item = writer.choose(scene.objects)
+    who = _by_colour_or_both(writer, scene, item)
     return (writer.pick(MOTION, who=who), item.motion) if who else None
 
 
-def background(writer: Writer, scene: Scene, *, still: bool) -> Answered | None:
+def background(writer: Writer, scene: Scene) -> Answered:
     if scene.background.kind == "plain" and writer.chance(0.4):
         return writer.pick(GROUND_COLOUR), scene.background.colours[0]
-    return writer.pick(GROUND, who=address(writer, scene, _any(writer, scene), still=True)), canonical_ground(scene.background)
+    index = int(writer.rng.random() * len(scene.objects))
+    return writer.pick(GROUND, who=address(writer, scene, index, still=True)), canonical_ground(scene.background)
 
 
-def camera(writer: Writer, scene: Scene, *, still: bool) -> Answered | None:
-    return None if still else (writer.pick(CAMERA), "stays still" if scene.camera == "still" else scene.camera)
+def camera(writer: Writer, scene: Scene) -> Answered:
+    return writer.pick(CAMERA), "stays still" if scene.camera == "still" else scene.camera
 
 
-QUESTIONS: dict[str, Callable[..., Answered | None]] = {
+QUESTIONS: dict[str, Callable[[Writer, Scene], Answered | None]] = {
     "count": count,
     "colour": colour,
     "shape": shape,
@@ -170,11 +175,12 @@ QUESTIONS: dict[str, Callable[..., Answered | None]] = {
     "camera": camera,
 }
 SHARES = {"count": 20, "colour": 18, "shape": 18, "where": 14, "motion": 18, "background": 16, "camera": 4}
+OF_CLIPS = ("motion", "camera")
 
 
-def ask(writer: Writer, scene: Scene, kind: str, *, still: bool) -> Answered | None:
+def ask(writer: Writer, scene: Scene, kind: str) -> Answered | None:
     """A question of a kind of ``QUESTIONS`` and its answer, or None where the scene does not allow it."""
-    asked = QUESTIONS[kind](writer, scene, still=still)
+    asked = QUESTIONS[kind](writer, scene)
     return (_spelt(writer, asked[0]), asked[1]) if asked else None
 
 
@@ -184,4 +190,4 @@ def describe(writer: Writer, *, still: bool) -> str:
 
 def _spelt(writer: Writer, question: str) -> str:
     text = writer.spelt(question)
-    return text.rstrip("?") if text.endswith("?") and writer.chance(0.15) else text
+    return text.rstrip("?") if writer.chance(0.15) else text

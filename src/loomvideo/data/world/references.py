@@ -6,7 +6,21 @@ from dataclasses import replace
 import numpy as np
 
 from loomvideo.data.world.edits import Context, Edit, accepted, changed, ground_colours, may_take
-from loomvideo.data.world.scene import COLOURS, MOTIONS, PATTERNS, SHAPES, SIZES, Background, Object, Scene, is_held_out, place, sample_background, sample_scene
+from loomvideo.data.world.phrases import choose
+from loomvideo.data.world.scene import (
+    COLOURS,
+    MOTIONS,
+    PATTERNS,
+    SHAPES,
+    SIZES,
+    Background,
+    Object,
+    Scene,
+    is_held_out,
+    place,
+    sample_background,
+    sample_scene,
+)
 
 MIN_SHIFT = 0.12  # of the frame: how far an object in its picture is from where it is in the clip
 GROUNDS = ("plain", "photo")  # behind an object in a picture
@@ -24,27 +38,31 @@ def may_show(item: Object, held_out: bool) -> bool:
     return held_out or not is_held_out(item.shape, item.colour, "stays still")
 
 
+def fill_colours(item: Object) -> set[str]:
+    return {item.colour} if item.pattern == "flat" else {item.colour, item.pattern_colour}
+
+
 def with_pattern(context: Context, item: Object, avoid: set[str]) -> Object:
     """Flat or in a pattern whose second colour is free too."""
     if context.rng.random() < FLAT_SHARE:
         return replace(item, pattern="flat")
     others = tuple(colour for colour in COLOURS if colour != item.colour and colour not in avoid)
-    return replace(item, pattern=str(context.choose(PATTERNS[1:])), pattern_colour=str(context.choose(others)))
+    return replace(item, pattern=choose(context.rng, PATTERNS[1:]), pattern_colour=choose(context.rng, others))
 
 
 def picture_of(context: Context, item: Object) -> Scene:
     """One picture of the object: another place and another size than in the clip, on a plain or photographic ground."""
     sizes = tuple(size for size in SIZES if size != item.size)
-    alone = replace(shown(item), size=str(context.choose(sizes)))
+    alone = replace(shown(item), size=choose(context.rng, sizes))
     while True:
         placed = place(context.rng, [alone], context.aspect)
         if placed and np.hypot(placed[0].x - item.x, placed[0].y - item.y) > MIN_SHIFT:
             break
-    return Scene(objects=placed, background=sample_background(context.rng, GROUNDS, avoid={item.colour, item.pattern_colour}))
+    return Scene(objects=placed, background=sample_background(context.rng, GROUNDS, avoid=fill_colours(item)))
 
 
 def _replacement(context: Context, old: Object, avoid: set[str]) -> Object | None:
-    shape, colour = str(context.choose(SHAPES)), str(context.choose(tuple(COLOURS)))
+    shape, colour = choose(context.rng, SHAPES), choose(context.rng, tuple(COLOURS))
     new = with_pattern(context, replace(old, shape=shape, colour=colour), avoid)
     return new if shape != old.shape and may_take(shape, old) and may_show(new, context.held_out) else None
 
@@ -65,10 +83,15 @@ def _look_from_picture(context: Context, scene: Scene, kind: str, item_of: Calla
     """An object takes the fill of a picture's object, which has another shape."""
     index = int(context.rng.random() * len(scene.objects))
     old = scene.objects[index]
-    model = item_of(replace(old, shape=str(context.choose(SHAPES)), colour=str(context.choose(tuple(COLOURS)))))
+    model = item_of(replace(old, shape=choose(context.rng, SHAPES), colour=choose(context.rng, tuple(COLOURS))))
     new = replace(old, colour=model.colour, pattern=model.pattern, pattern_colour=model.pattern_colour)
     target = changed(scene, (index,), lambda _: new)
-    if model.shape == old.shape or model.colour == old.colour or not may_show(model, context.held_out) or not accepted(context, target, (index,)):
+    if (
+        model.shape == old.shape
+        or model.colour == old.colour
+        or not may_show(model, context.held_out)
+        or not accepted(context, target, (index,))
+    ):
         return None
     edit = Edit(kind=kind, source_objects=(index,), target_objects=(index,), references=(1,))
     return (edit, target, (picture_of(context, model),)) if target else None
@@ -91,7 +114,7 @@ def colour_from_picture(context: Context, scene: Scene) -> Guided | None:
 
 def _free_ground(context: Context, scene: Scene) -> Background | None:
     """A ground for these objects; the camera has to stand still before it, as its picture has the clip's size."""
-    used = {item.colour for item in scene.objects} | {item.pattern_colour for item in scene.objects if item.pattern != "flat"}
+    used = set[str]().union(*(fill_colours(item) for item in scene.objects))
     background = sample_background(context.rng, avoid=used)
     return None if used & ground_colours(background) else background
 
@@ -129,7 +152,14 @@ def pictures_to_scene(context: Context, num_objects: int | None) -> tuple[Scene,
     """A scene, the pictures of its objects, and the number of the picture of its ground, if one shows that."""
     motions = ("stays still",) if context.still else MOTIONS
     while True:
-        drawn = sample_scene(context.rng, held_out=context.held_out, num_objects=num_objects, motions=motions, cameras=("still",), aspect=context.aspect)
+        drawn = sample_scene(
+            context.rng,
+            held_out=context.held_out,
+            num_objects=num_objects,
+            motions=motions,
+            cameras=("still",),
+            aspect=context.aspect,
+        )
         if all(may_show(item, context.held_out) for item in drawn.objects):
             break
     avoid = ground_colours(drawn.background)

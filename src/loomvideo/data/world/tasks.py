@@ -1,20 +1,32 @@
 """Samples of every task of the little world: prompt, scenes and what they show, for training and for evaluation."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from loomvideo.data.world import edits, questions, references
 from loomvideo.data.world.edits import Context, Edit
-from loomvideo.data.world.instructions import guided_instruction, instruction, multi_image_prompt, style_instruction
-from loomvideo.data.world.phrases import Writer
+from loomvideo.data.world.instructions import instruction
+from loomvideo.data.world.phrases import Writer, choose
+from loomvideo.data.world.picture_prompts import guided_instruction, multi_image_prompt
 from loomvideo.data.world.render import render
-from loomvideo.data.world.scene import CAMERAS, MOTIONS, Scene, sample_background, sample_scene
+from loomvideo.data.world.requests import canonical_caption, request
+from loomvideo.data.world.scene import BACKGROUNDS, CAMERAS, MOTIONS, Scene, sample_scene
+from loomvideo.data.world.style_prompts import style_instruction
 from loomvideo.data.world.styles import PICTURE_STYLES, STYLES, apply_style
-from loomvideo.data.world.words import canonical_caption, caption, request
+from loomvideo.data.world.words import caption
 
 PICTURE_TASKS = ("t2i", "edit_image", "style_image")  # always one frame
+MAX_OBJECTS = 3
+
+
+@lru_cache(maxsize=1)
+def _rendered(scene: Scene, height: int, width: int, num_frames: int) -> np.ndarray:
+    """A style's source and target are one scene, drawn once."""
+    return render(scene, height=height, width=width, num_frames=num_frames)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +35,8 @@ class Sample:
 
     ``scene`` is the truth of the target; of a style it is the source's scene, and ``style`` names the formula that the target is.
     ``told`` names the facts that the prompt tells besides shapes, colours and motions: ``background``, ``camera``, ``sizes``.
-    Of understanding tasks (``caption``, ``question``) there is no target but an ``answer``, and of ``rewrite`` only text.
+    Of understanding tasks (``caption``, ``question``) there is no target but an ``answer``, and of ``rewrite`` only text, whose
+    ``scene`` says what is told and not where.
     """
 
     task: str
@@ -41,7 +54,7 @@ class Sample:
     told: frozenset[str] = frozenset()
 
     def _render(self, scene: Scene, num_frames: int) -> np.ndarray:
-        return render(scene, height=self.height, width=self.width, num_frames=num_frames)
+        return _rendered(scene, self.height, self.width, num_frames).copy()
 
     def source_frames(self) -> np.ndarray | None:
         """uint8 (t, y, x, 3), or None where the task has no source."""
@@ -63,7 +76,6 @@ class Sample:
 class Draw:
     """What one sample is drawn from."""
 
-    task: str
     context: Context
     writer: Writer
     num_objects: int | None
@@ -72,44 +84,50 @@ class Draw:
     def still(self) -> bool:
         return self.context.still
 
-    def scene(self, **options: tuple[str, ...]) -> Scene:
-        motions = ("stays still",) if self.still else MOTIONS
-        cameras = ("still",) if self.still else CAMERAS
-        chosen = {"motions": motions, "cameras": cameras, "aspect": self.context.aspect} | options
-        return sample_scene(self.context.rng, held_out=self.context.held_out, num_objects=self.num_objects, **chosen)  # type: ignore[arg-type]
+    def scene(self, *, backgrounds: tuple[str, ...] = BACKGROUNDS) -> Scene:
+        return sample_scene(
+            self.context.rng,
+            held_out=self.context.held_out,
+            num_objects=self.num_objects,
+            motions=("stays still",) if self.still else MOTIONS,
+            cameras=("still",) if self.still else CAMERAS,
+            backgrounds=backgrounds,
+            aspect=self.context.aspect,
+        )
 
-    def kind(self, shares: dict[str, int]) -> str:
+    def kind(self, shares: dict[str, int], *, without: tuple[str, ...] = ()) -> str:
         """A name drawn in proportion to its share."""
-        left = self.context.rng.random() * sum(shares.values())
-        for name, share in shares.items():
-            left -= share
-            if left < 0:
+        names = [name for name in shares if name not in without]
+        drawn = self.context.rng.random() * sum(shares[name] for name in names)
+        for name in names[:-1]:
+            drawn -= shares[name]
+            if drawn < 0:
                 return name
-        return name
+        return names[-1]
 
 
-def _generation(draw: Draw) -> dict:
+def _generation(draw: Draw) -> dict[str, Any]:
     scene = draw.scene()
     said = caption(draw.writer, scene, still=draw.still)
     return {"scene": scene, "prompt": said.text, "told": said.told}
 
 
-def _edit(draw: Draw) -> dict:
-    shares = {kind: share for kind, share in edits.SHARES.items() if kind != "motion" or not draw.still}
-    kind = draw.kind(shares)
-    while True:
-        source = draw.scene()
-        edited = edits.EDITS[kind](draw.context, source)
-        if edited:
-            edit, target = edited
-            told = frozenset({"background"} if kind == "background" else ())
-            return {"scene": target, "source_scene": source, "edit": edit, "told": told, "prompt": instruction(draw.writer, source, target, edit, still=draw.still)}
-        if kind == "swap" and draw.num_objects == 1:
-            kind = draw.kind(shares)
+def _impossible_edits(draw: Draw) -> tuple[str, ...]:
+    limits = {"motion": draw.still, "swap": draw.num_objects == 1, "add": draw.num_objects == MAX_OBJECTS}
+    return tuple(kind for kind, impossible in limits.items() if impossible)
 
 
-def _shows_time(scene: Scene) -> bool:
-    """Whether the clip looks different backwards."""
+def _edit(draw: Draw) -> dict[str, Any]:
+    kind = draw.kind(edits.SHARES, without=_impossible_edits(draw))
+    while (edited := edits.EDITS[kind](draw.context, source := draw.scene())) is None:
+        pass
+    edit, target = edited
+    prompt = instruction(draw.writer, source, target, edit, still=draw.still)
+    told = frozenset({"background"} if kind == "background" else ())
+    return {"scene": target, "source_scene": source, "edit": edit, "prompt": prompt, "told": told}
+
+
+def _differs_backwards(scene: Scene) -> bool:
     return scene.camera != "still" or any(item.motion not in ("stays still", "bounces") for item in scene.objects)
 
 
@@ -117,58 +135,61 @@ def _style_scene(draw: Draw) -> Scene:
     """Half of the scenes are photographic with a moving camera, with and without objects, so that styles carry over to real clips."""
     if draw.context.rng.random() < 0.5:
         return draw.scene()
-    if draw.num_objects is None and draw.context.rng.random() < 0.4:
-        camera = "still" if draw.still else str(draw.context.choose(CAMERAS))
-        return Scene(objects=(), background=sample_background(draw.context.rng, ("photo",)), camera=camera)
-    return draw.scene(backgrounds=("photo",))
+    scene = draw.scene(backgrounds=("photo",))
+    camera = "still" if draw.still else choose(draw.context.rng, CAMERAS)
+    empty = draw.num_objects is None and draw.context.rng.random() < 0.4
+    return replace(scene, objects=() if empty else scene.objects, camera=camera)
 
 
-def _style(draw: Draw) -> dict:
-    style = str(draw.context.choose(PICTURE_STYLES if draw.still else STYLES))
+def _style(draw: Draw) -> dict[str, Any]:
+    style = choose(draw.context.rng, PICTURE_STYLES if draw.still else STYLES)
     scene = _style_scene(draw)
-    while style == "played backwards" and not _shows_time(scene):
+    while style == "played backwards" and not _differs_backwards(scene):
         scene = _style_scene(draw)
-    edit = Edit(kind="style", value=style)
-    return {"scene": scene, "source_scene": scene, "style": style, "edit": edit, "prompt": style_instruction(draw.writer, style, still=draw.still)}
+    prompt = style_instruction(draw.writer, style, still=draw.still)
+    return {
+        "scene": scene,
+        "source_scene": scene,
+        "style": style,
+        "edit": Edit(kind="style", value=style),
+        "prompt": prompt,
+    }
 
 
-def _guided_edit(draw: Draw) -> dict:
+def _guided_edit(draw: Draw) -> dict[str, Any]:
     kind = draw.kind(references.GUIDED_SHARES)
-    while True:
-        source = draw.scene()
-        guided = references.GUIDED_EDITS[kind](draw.context, source)
-        if guided:
-            edit, target, pictures = guided
-            text = guided_instruction(draw.writer, source, edit, num_references=len(pictures), still=draw.still)
-            return {"scene": target, "source_scene": source, "edit": edit, "reference_scenes": pictures, "prompt": text}
+    while (guided := references.GUIDED_EDITS[kind](draw.context, source := draw.scene())) is None:
+        pass
+    edit, target, pictures = guided
+    prompt = guided_instruction(draw.writer, source, edit, still=draw.still)
+    return {"scene": target, "source_scene": source, "edit": edit, "reference_scenes": pictures, "prompt": prompt}
 
 
-def _multi_image(draw: Draw) -> dict:
+def _multi_image(draw: Draw) -> dict[str, Any]:
     scene, pictures, ground_number = references.pictures_to_scene(draw.context, draw.num_objects)
-    text = multi_image_prompt(draw.writer, scene, ground_number=ground_number, still=draw.still)
-    return {"scene": scene, "reference_scenes": pictures, "prompt": text, "told": frozenset({"background"})}
+    prompt = multi_image_prompt(draw.writer, scene, ground_number=ground_number, still=draw.still)
+    return {"scene": scene, "reference_scenes": pictures, "prompt": prompt, "told": frozenset({"background"})}
 
 
-def _caption(draw: Draw) -> dict:
+def _caption(draw: Draw) -> dict[str, Any]:
     scene = draw.scene()
-    return {"source_scene": scene, "prompt": questions.describe(draw.writer, still=draw.still), "answer": canonical_caption(scene, still=draw.still)}
+    prompt = questions.describe(draw.writer, still=draw.still)
+    return {"source_scene": scene, "prompt": prompt, "answer": canonical_caption(scene, still=draw.still)}
 
 
-def _question(draw: Draw) -> dict:
-    shares = {kind: share for kind, share in questions.SHARES.items() if kind not in ("motion", "camera") or not draw.still}
-    while True:
-        scene = draw.scene()
-        asked = questions.ask(draw.writer, scene, draw.kind(shares), still=draw.still)
-        if asked:
-            return {"source_scene": scene, "prompt": asked[0], "answer": asked[1]}
+def _question(draw: Draw) -> dict[str, Any]:
+    kind = draw.kind(questions.SHARES, without=questions.OF_CLIPS if draw.still else ())
+    while (asked := questions.ask(draw.writer, scene := draw.scene(), kind)) is None:
+        pass
+    return {"source_scene": scene, "prompt": asked[0], "answer": asked[1]}
 
 
-def _rewrite(draw: Draw) -> dict:
-    text, scene = request(draw.writer, draw.scene())
-    return {"scene": scene, "prompt": text, "answer": canonical_caption(scene, still=False)}
+def _rewrite(draw: Draw) -> dict[str, Any]:
+    text, scene = request(draw.writer, draw.scene(), still=draw.still)
+    return {"scene": scene, "prompt": text, "answer": canonical_caption(scene, still=draw.still)}
 
 
-_MAKERS: dict[str, Callable[[Draw], dict]] = {
+_MAKERS: dict[str, Callable[[Draw], dict[str, Any]]] = {
     "t2i": _generation,
     "t2v": _generation,
     "edit_image": _edit,
@@ -212,12 +233,21 @@ def sample(
     )
 
 
-def sample_at(task: str, seed: int, *, held_out_phrases: bool = False, height: int = 128, width: int = 128, num_frames: int = 17, num_objects: int | None = None) -> Sample:
+def sample_at(
+    task: str,
+    seed: int,
+    *,
+    held_out_phrases: bool = False,
+    height: int = 128,
+    width: int = 128,
+    num_frames: int = 17,
+    num_objects: int | None = None,
+) -> Sample:
     """The sample of a seed: an even one for training, an odd one held out."""
     if task not in _MAKERS:
         raise ValueError(f"task {task!r} is unknown to the little world: use one of {', '.join(TASKS)}")
     num_frames = 1 if task in PICTURE_TASKS else num_frames
     rng = np.random.default_rng(seed)
     context = Context(rng=rng, held_out=bool(seed % 2), aspect=width / height, still=num_frames == 1)
-    drawn = _MAKERS[task](Draw(task, context, Writer(rng, held_out_phrases), num_objects))
+    drawn = _MAKERS[task](Draw(context, Writer(rng, held_out_phrases), num_objects))
     return Sample(task=task, seed=seed, height=height, width=width, num_frames=num_frames, **drawn)

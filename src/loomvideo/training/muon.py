@@ -1,0 +1,42 @@
+"""Muon: momentum whose matrices are orthogonalised (K. Jordan, 2024); convolutions count as matrices of their filters."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # fifth-order polynomial that drives all singular values towards one
+
+
+def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
+    """The nearest (semi-)orthogonal matrix, roughly: singular values end between 0.7 and 1.2."""
+    a, b, c = NEWTON_SCHULZ
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+class Muon(torch.optim.Optimizer):
+    """For weights of two and more dimensions; torch's own takes matrices only, and a VAE is convolutions."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+
+    def _update(self, parameter: nn.Parameter, group: dict) -> None:
+        state = self.state[parameter]
+        average = state.setdefault("average", torch.zeros_like(parameter))
+        average.lerp_(parameter.grad, 1 - group["momentum"])
+        looked_ahead = parameter.grad.lerp(average, group["momentum"])
+        update = orthogonalised(looked_ahead.flatten(1)).view_as(parameter)
+        tall = max(1.0, parameter.shape[0] / parameter[0].numel()) ** 0.5
+        parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * tall)
