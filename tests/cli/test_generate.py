@@ -225,6 +225,8 @@ def test_progress_in_a_terminal_names_stage_step_and_total():
         display.console.print(display.get_renderable())
     assert "denoising" in shown.get()
     assert "2/10" in shown.get()
+    bar.stage("writing")
+    assert [(task.description, task.total) for task in display.tasks] == [("writing", None)]
 
 
 @pytest.mark.parametrize("words", [["--help"], ["generate", "--help"]], ids=" ".join)

@@ -108,7 +108,12 @@ def recipe_options(file: Path) -> dict:
     """The options in a file's recipe, without the task, which follows from the others."""
     recipe = read_metadata(file)
     names = set(REQUEST_OPTIONS + MODEL_OPTIONS) - {"task"}
-    return {name: value for name, value in recipe.items() if name in names and value is not None}
+    options = {name: value for name, value in recipe.items() if name in names and value is not None}
+    for name in ("references", "lora"):
+        listed = options.get(name, [])
+        if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
+            raise UsageError(f"--like {file}: its recipe holds {name}={listed!r} and no list of files; give them anew")
+    return options
 
 
 def check_input(file: Path, output: Path | None) -> None:

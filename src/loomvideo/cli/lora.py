@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from loomvideo.media.limits import check_file
+
+if TYPE_CHECKING:
+    from loomvideo.models.wan import LoomVideoTransformer3DModel
 
 PREFIX = "transformer"
 
@@ -35,7 +38,7 @@ def parse_lora(text: str) -> Lora:
     return lora
 
 
-def load_loras(transformer: nn.Module, loras: Sequence[Lora]) -> None:
+def load_loras(transformer: "LoomVideoTransformer3DModel", loras: Sequence[Lora]) -> None:
     """Put adapters on the denoiser, all active with their weights. Raises LoraError when one does not fit."""
     if not loras:
         return
@@ -49,7 +52,7 @@ def load_loras(transformer: nn.Module, loras: Sequence[Lora]) -> None:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict | None]:
     """The file's tensors under diffusers' names, and the adapter's settings where the file holds them."""
-    from diffusers.loaders import WanLoraLoaderMixin
+    from diffusers.loaders.lora_pipeline import WanLoraLoaderMixin
     from safetensors import SafetensorError
 
     try:

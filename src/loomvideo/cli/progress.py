@@ -56,7 +56,8 @@ class Bar:
         self.task = display.add_task("starting", total=None)
 
     def stage(self, name: str) -> None:
-        self.display.reset(self.task, description=name, total=None)
+        self.display.remove_task(self.task)
+        self.task = self.display.add_task(name, total=None)
 
     def step(self, done: int, total: int) -> None:
         self.display.update(self.task, completed=done, total=total)

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from loomvideo.data.world.edits import kept_pixels
-from loomvideo.data.world.render import ground, object_masks
+from loomvideo.data.world.render import frame_times, ground, grounds, object_masks
 from loomvideo.data.world.scene import COLOURS, SIZES, Background, Object, Scene
 from loomvideo.data.world.styles import apply_style
 from loomvideo.data.world.tasks import Sample
@@ -74,7 +74,7 @@ def judge(frames: np.ndarray, sample: Sample) -> Verdict:
 def judge_scene(frames: np.ndarray, scene: Scene, *, told: Iterable[str] = WHOLE_GROUND) -> Verdict:
     """Count, colours, shapes and motions, and of ``told``: ``background``, ``camera``, ``sizes``, ``pattern``."""
     view = View(frames)
-    seen = _seen_objects(view, scene.objects)
+    seen = _seen_objects(view, scene)
     known = [item for item in seen if item is not None]
     others = other_objects(view, known, scene.background)
     objects = tuple(
@@ -103,14 +103,17 @@ def psnr(first: np.ndarray, second: np.ndarray, where: np.ndarray | None = None)
 # --- objects
 
 
-def _seen_objects(view: View, told: Sequence[Object]) -> list[SeenObject | None]:
-    """What was found for every told object; those of one look are told apart by shape and motion."""
+def _seen_objects(view: View, scene: Scene) -> list[SeenObject | None]:
+    """What was found for every told object, flat ones first; those of one look are told apart by shape and motion."""
+    told = scene.objects
     found: list[SeenObject | None] = [None] * len(told)
-    order = sorted(range(len(told)), key=lambda index: _look(told[index]))
+    order = sorted(range(len(told)), key=lambda index: (told[index].pattern != "flat", _look(told[index])))
     for _, group in groupby(order, key=lambda index: _look(told[index])):
         indices = list(group)
-        seen = told_objects(view, told[indices[0]], len(indices))
-        best = max(permutations([*seen, *[None] * (len(indices) - len(seen))]), key=lambda row: _agreement(row, [told[i] for i in indices]))
+        known = [item for item in found if item is not None]
+        seen = told_objects(view, told[indices[0]], len(indices), background=scene.background, known=known)
+        rows = permutations([*seen, *[None] * (len(indices) - len(seen))])
+        best = max(rows, key=lambda row: _agreement(row, [told[index] for index in indices]))
         for index, item in zip(indices, best, strict=True):
             found[index] = item
     return found
@@ -224,8 +227,6 @@ def _is_cleared(frames: np.ndarray, scene: Scene, removed: Object) -> bool:
     num_frames, height, width = frames.shape[:3]
     alone = Scene(objects=(removed,), background=Background())
     was = object_masks(alone, height=height, width=width, num_frames=num_frames)[0] > 0.5
-    from loomvideo.data.world.render import frame_times, grounds
-
     wanted = np.clip(grounds(scene, height, width, frame_times(num_frames)), 0, 255)
     seen, told = (colours.to_lab(values[was].astype(np.float32).mean(axis=0)) for values in (frames, wanted))
     return bool(colours.difference(seen, told) < CLEARED)

@@ -15,6 +15,8 @@ from loomvideo.evaluation.silhouettes import SYMMETRY, Fit, Silhouette, fit, sil
 NEAR = 25.0  # ΔE to a palette colour (world sheet)
 TIGHTER = (25.0, 16.0, 10.0)  # tried in turn where a texture of a like colour runs into the object
 APART = 14.0  # ΔE from a smooth ground that is no longer noise
+BETWEEN = 2.4  # RGB distance for one ΔE, by which a pattern's mixed pixels may be off the line between its colours
+SECOND_SHARE = {"dots": 0.25, "stripes": 0.5, "checks": 0.5}  # of a patterned object's pixels
 PRESENT = 0.8  # of the frames in which an object must be found
 LIKE_A_SHAPE = 0.6  # overlap below which a blob is no object
 CLEARLY_A_SHAPE = 0.85  # the same where a texture can look like an object by chance
@@ -33,6 +35,10 @@ class View:
         return colours.cells(self.frames)
 
     @cached_property
+    def nearest(self) -> np.ndarray:
+        return colours.nearest(self.cells)
+
+    @cached_property
     def lab(self) -> np.ndarray:
         return colours.lab_of(self.cells)
 
@@ -48,11 +54,16 @@ class View:
         return np.broadcast_to(ground, self.frames.shape[1:]) if share < 0.4 else None
 
     @cached_property
+    def from_ground(self) -> np.ndarray:
+        """ΔE of every pixel (t, y, x) from a smooth ground; infinite over other grounds."""
+        if self.smooth_ground is None:
+            return np.full(self.frames.shape[:3], np.inf, np.float32)
+        return colours.difference(self.lab, colours.to_lab(self.smooth_ground))
+
+    @cached_property
     def foreground(self) -> np.ndarray:
         """Pixels (t, y, x) that differ from a smooth ground; all of them over other grounds."""
-        if self.smooth_ground is None:
-            return np.ones(self.frames.shape[:3], bool)
-        return colours.difference(self.lab, colours.to_lab(self.smooth_ground)) > APART
+        return self.from_ground > APART
 
 
 @dataclass(frozen=True)
@@ -188,23 +199,13 @@ def _seen(view: View, found: list[Blob], colour: str | None, *, tracks: int) -> 
     ]
 
 
-def _of_colours(view: View, told: Object, limit: float) -> np.ndarray:
-    """Pixels of an object's colour, nearest to it of the palette; for a pattern those on the way between its two colours."""
-    if told.pattern == "flat":
-        near = colours.distance_to(view.cells, told.colour) < limit
-        return near & (colours.nearest(view.cells) == list(COLOURS).index(told.colour)) & view.foreground
-    first, second = (np.array(COLOURS[name], np.float32) for name in (told.colour, told.pattern_colour))
-    pixels = view.frames.astype(np.float32) - first
-    along = np.clip(pixels @ (second - first) / max(float(((second - first) ** 2).sum()), 1.0), 0, 1)
-    off = np.linalg.norm(pixels - along[..., None] * (second - first), axis=-1)
-    return (off < 1.6 * limit) & view.foreground
-
-
-def told_objects(view: View, told: Object, count: int) -> list[SeenObject]:
-    """The ``count`` best objects of a told colour (or pattern): what is found at ΔE < 25, or nearer where a texture runs into it."""
+def told_objects(view: View, told: Object, count: int, *, background: Background, known: Sequence[SeenObject] = ()) -> list[SeenObject]:
+    """The ``count`` best objects of a told look, apart from those known: what is found at ΔE < 25, or nearer where a texture runs into it."""
+    free = _free(view, known)
+    search = _flat_candidates if told.pattern == "flat" else _patterned_candidates
     best: list[SeenObject] = []
     for limit in TIGHTER:
-        found = blobs(view, _of_colours(view, told, limit), at_most=count + 3, soft=told.pattern == "flat")
+        found = search(view, told, limit, free, background, count)
         seen = [item for item in _seen(view, found, told.colour, tracks=count) if item.overlap >= LIKE_A_SHAPE and item.share >= PRESENT]
         best = max(best, seen, key=lambda items: (len(items), sum(item.overlap for item in items)))
         if len(best) == count and all(item.overlap >= CLEARLY_A_SHAPE for item in best):
@@ -212,24 +213,61 @@ def told_objects(view: View, told: Object, count: int) -> list[SeenObject]:
     return best
 
 
-def other_objects(view: View, known: Sequence[SeenObject], background: Background) -> list[SeenObject]:
-    """Objects that are none of ``known``: anything shaped over a smooth ground, flat spots of the palette over others."""
+def _flat_candidates(view: View, told: Object, limit: float, free: np.ndarray, background: Background, count: int) -> list[Blob]:
+    near = (colours.distance_to(view.cells, told.colour) < limit) & (view.nearest == list(COLOURS).index(told.colour))
+    return blobs(view, near & view.foreground & free, at_most=count + 3)
+
+
+def _patterned_candidates(view: View, told: Object, limit: float, free: np.ndarray, background: Background, count: int) -> list[Blob]:
+    """Blobs whose mean colour is the pattern's: of anything over a smooth ground, of the colours between the two over others."""
+    first, second = (np.array(COLOURS[name], np.float32) for name in (told.colour, told.pattern_colour))
+    share = SECOND_SHARE[told.pattern]
+    mean = colours.to_lab(first * (1 - share) + second * share)
+    if view.smooth_ground is not None:
+        contrast = colours.difference(colours.to_lab(np.stack([first, second])), np.median(colours.to_lab(view.smooth_ground[::8, ::8]), axis=(0, 1)))
+        mask = view.from_ground > max(APART, 0.4 * float(contrast.min()))
+    else:
+        mask = _between(view.frames, first, second) < BETWEEN * limit
+        for colour in background.colours if background.kind in ("stripes", "checkerboard") else ():
+            mask &= colours.distance_to(view.cells, colour) > TIGHTER[1]
+    found = blobs(view, mask & free, at_most=count + 3, soft=False)
+    return [blob for blob in found if colours.difference(_mean_lab(view, blob), mean) < NEAR]
+
+
+def _between(frames: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """RGB distance of every pixel from the straight line between two colours."""
+    pixels, way = frames.astype(np.float32) - first, second - first
+    along = np.clip(pixels @ way / max(float(way @ way), 1.0), 0, 1)
+    return np.linalg.norm(pixels - along[..., None] * way, axis=-1)
+
+
+def _mean_lab(view: View, blob: Blob) -> np.ndarray:
+    return colours.to_lab(view.frames[blob.frame, blob.rows, blob.columns][blob.mask].mean(axis=0))
+
+
+def _free(view: View, known: Sequence[SeenObject]) -> np.ndarray:
+    """Pixels (t, y, x) away from the known objects."""
     free = np.ones(view.frames.shape[:3], bool)
     for item in known:
         for blob in item.blobs:
             free[blob.frame, blob.rows, blob.columns] &= ~ndimage.binary_dilation(blob.mask, iterations=3)
+    return free
+
+
+def other_objects(view: View, known: Sequence[SeenObject], background: Background) -> list[SeenObject]:
+    """Objects that are none of ``known``: anything shaped over a smooth ground, flat spots of the palette over others."""
+    free = _free(view, known)
     smallest = 0.25 * (SIZES["small"] * min(free.shape[1:])) ** 2
     if background.kind in ("plain", "gradient") and view.smooth_ground is not None:
         mask = ndimage.binary_opening(view.foreground & free, IN_PLANE)  # an edge's mixed colours form thin bands
         seen = _seen(view, blobs(view, mask, at_most=4, smallest=smallest, soft=False), None, tracks=4)
         return [_named(item) for item in seen if item.overlap >= LIKE_A_SHAPE and item.share >= 0.5]
     ground_colours = GROUND_COLOURS.get(background.kind, set()) | set(background.colours)
-    nearest = colours.nearest(view.cells)
     others: list[SeenObject] = []
     for index, colour in enumerate(COLOURS):
         if colour in ground_colours:
             continue
-        mask = (nearest == index) & free
+        mask = (view.nearest == index) & free
         if not smallest <= mask.sum(axis=(1, 2)).mean() <= 0.25 * mask[0].size:
             continue
         mask &= colours.distance_to(view.cells, colour) < TIGHTER[1]

@@ -16,6 +16,7 @@ from loomvideo.data.world.scene import SHAPES, SPINNING
 GRID = 32
 EXTENT = 1.08  # half the grid's side in units of the square root of the silhouette's area: the star's tips fit in
 ANGLE_STEP = 6  # degrees
+SOFTNESS = (0.0, 0.1)  # blur of templates in units of the square root of the area: a small object's edges may be a tenth of it wide
 SYMMETRY = {"triangle": 120, "star": 72, "square": 90, "cross": 90, "heart": 360}  # degrees after which a turned shape looks the same
 TEMPLATE_HALF = 24.0  # pixels; half the size at which templates are drawn
 
@@ -70,10 +71,13 @@ class Bank:
 
 @cache
 def bank() -> Bank:
-    """Every shape upright, and those that spin at every angle of their symmetry."""
+    """Every shape upright, and those that spin at every angle of their symmetry; sharp and soft."""
     poses = [(shape, degrees) for shape in SHAPES for degrees in range(0, SYMMETRY[shape] if shape in SPINNING else 1, ANGLE_STEP)]
-    grids = np.stack([_drawn(shape, degrees).grid for shape, degrees in poses])
-    return Bank(grids, np.array([SHAPES.index(shape) for shape, _ in poses]), np.array([degrees for _, degrees in poses]))
+    sharp = np.stack([_drawn(shape, degrees).grid for shape, degrees in poses]).reshape(-1, GRID, GRID)
+    cell = 2 * EXTENT / GRID
+    grids = np.concatenate([ndimage.gaussian_filter(sharp, (0, blur / cell, blur / cell)) for blur in SOFTNESS]).reshape(-1, GRID**2)
+    shapes, degrees = np.array([SHAPES.index(shape) for shape, _ in poses]), np.array([degrees for _, degrees in poses])
+    return Bank(grids, np.tile(shapes, len(SOFTNESS)), np.tile(degrees, len(SOFTNESS)))
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def fit(grids: np.ndarray) -> Fit:
     upright, turned, degrees = (np.zeros((len(grids), len(SHAPES)), np.float32) for _ in range(3))
     for index in range(len(SHAPES)):
         own = np.flatnonzero(templates.shapes == index)
-        upright[:, index] = overlap[:, own[0]]
+        upright[:, index] = overlap[:, own[templates.degrees[own] == 0]].max(axis=1)
         best = own[overlap[:, own].argmax(axis=1)]
         turned[:, index] = overlap[np.arange(len(grids)), best]
         degrees[:, index] = templates.degrees[best]

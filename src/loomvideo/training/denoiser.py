@@ -15,7 +15,7 @@ from loomvideo.training.run import Run, RunConfig
 
 ALL_DROPOUT, TEXT_DROPOUT = 0.1, 0.1
 BASE_SHIFT = 2.0  # of 64 tokens; more for more, as in the published training
-LATENTS_A_BATCH = 96  # latent frames of 128 x 128 pixels: 96 pictures or 19 clips of 17 frames
+LATENTS_A_BATCH = {"cpu": 96, "cuda": 1536}  # latent frames of 128 x 128 pixels: 96 are 96 pictures or 19 clips of 17 frames
 Layout = tuple[tuple[int, ...], bool, tuple[tuple[int, ...], ...]]
 
 
@@ -36,8 +36,8 @@ def build_denoiser() -> LoomVideoTransformer3DModel:
 class Shards:
     """All prepared samples of a folder, by layout; new shards are taken up as they appear."""
 
-    def __init__(self, folder: Path, rng: np.random.Generator) -> None:
-        self.folder, self.rng = folder, rng
+    def __init__(self, folder: Path, rng: np.random.Generator, latents_a_batch: int) -> None:
+        self.folder, self.rng, self.latents_a_batch = folder, rng, latents_a_batch
         self.seen: set[Path] = set()
         self.by_layout: dict[Layout, list[Prepared]] = defaultdict(list)
         self.looked = 0.0
@@ -63,7 +63,7 @@ class Shards:
         counts = np.array([len(self.by_layout[layout]) for layout in options], float)
         layout = options[int(self.rng.choice(len(options), p=counts / counts.sum()))]
         latents = layout[0][1] * layout[0][2] * layout[0][3] / 64
-        size = max(int(LATENTS_A_BATCH / (latents + len(layout[2]))), 4)
+        size = max(int(self.latents_a_batch / (latents + len(layout[2]))), 4)
         items = self.by_layout[layout]
         return [items[int(index)] for index in self.rng.integers(len(items), size=size)]
 
@@ -126,7 +126,7 @@ def train_denoiser(
     run = Run(RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.01, learning_rate=1e-3, warmup_steps=200), model, device)
     rng = np.random.default_rng([7, run.steps])
     torch.manual_seed(run.steps)
-    data = Shards(shards, rng)
+    data = Shards(shards, rng, LATENTS_A_BATCH[device.type])
     while not run.finished:
         items = data.batch(clips_share=0.1 if run.progress < pictures_share else 0.65)
         group = make_group(items, unconditional, rng, device)

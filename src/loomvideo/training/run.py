@@ -26,7 +26,7 @@ class RunConfig:
     matrix_rate: float  # Muon's, for the hidden layers' matrices and filters
     learning_rate: float  # AdamW's, for all else
     warmup_steps: int = 100
-    decay_share: float = 0.35  # the learning rate falls to zero over this last share of the run
+    decay_share: float = 0.9  # the learning rate falls to zero over this last share of the run
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float = 1.0

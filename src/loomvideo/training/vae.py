@@ -132,7 +132,7 @@ def train_vae(folder: Path, *, minutes: float, slice_minutes: float, device: tor
     """Train until ``minutes`` are over and write ``folder/vae``; called again it goes on where it stopped."""
     torch.manual_seed(0)
     vae = build_vae().to(device)
-    config = RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.012, learning_rate=2e-3)
+    config = RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.006, learning_rate=2e-3)
     run = Run(config, vae, device)
     loader = DataLoader(WorldCrops(PICTURES, seed=run.steps), batch_size=None, num_workers=workers)
     pictures, clips = iter(loader), None

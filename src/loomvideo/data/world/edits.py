@@ -282,16 +282,14 @@ SHARES = {
 
 def kept_pixels(source: Scene, target: Scene, *, height: int, width: int, num_frames: int) -> np.ndarray:
     """Where an edit must leave the source's pixels, bool (t, y, x): outside the changed objects, or, on a new background, inside the others."""
-    size = {"height": height, "width": width, "num_frames": num_frames}
+
+    def covered(scene: Scene, objects: tuple[Object, ...]) -> np.ndarray:
+        masks = object_masks(replace(scene, objects=objects), height=height, width=width, num_frames=num_frames)
+        return masks.max(axis=0, initial=0)
+
+    def only_in(scene: Scene, other: Scene) -> tuple[Object, ...]:
+        return tuple(item for item in scene.objects if item not in other.objects)
+
     if (source.background, source.camera) == (target.background, target.camera):
-        touched = [
-            object_masks(
-                replace(scene, objects=tuple(item for item in scene.objects if item not in other.objects)), **size
-            ).any(axis=0)
-            for scene, other in ((source, target), (target, source))
-        ]
-        return ~(touched[0] | touched[1])
-    return (
-        object_masks(replace(source, objects=tuple(item for item in source.objects if item in target.objects)), **size)
-        >= 1
-    ).any(axis=0)
+        return (covered(source, only_in(source, target)) == 0) & (covered(target, only_in(target, source)) == 0)
+    return covered(source, tuple(item for item in source.objects if item in target.objects)) >= 1

@@ -1,0 +1,152 @@
+"""From nothing to the shipped built-in model: VAE, language model, then features and denoiser side by side, then export.
+
+Every part is resumable: the same call again goes on where the last one stopped, so that the whole fits into slices of
+any length. On two AVX2 cores the first version took some three hours; see docs/log.md for what each part reached.
+"""
+
+import logging
+import multiprocessing
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
+from torch import nn
+from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
+
+from loomvideo.models.wan import LoomVideoTransformer3DModel
+from loomvideo.systems.loomvideo import LoomVideoPipeline
+from loomvideo.training.denoiser import train_denoiser
+from loomvideo.training.features import fill, unconditional_layers
+from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET, train_mllm
+from loomvideo.training.vae import train_vae
+
+log = logging.getLogger(__name__)
+
+FLOW_SHIFT = 3.0
+LIMITS = {
+    "fps": 8.0,
+    "area": 128 * 128,
+    "max_area": 256 * 448,
+    "max_frames": 17,
+    "default_frames": 17,
+    "num_inference_steps": 50,
+    "guidance_scale": 4.0,
+    "guidance_scale_edit": 2.5,
+    "guidance_scale_visual": 1.5,
+}
+# (task, sizes, share of the batches of eight): pictures cost a twentieth of a clip
+_PICTURE = {"num_frames": 1}
+_CLIP = {"num_frames": 17}
+_SHORT = {"num_frames": 9}
+MIXTURE = (
+    ("t2i", _PICTURE, 0.30),
+    ("edit_image", _PICTURE, 0.18),
+    ("style_image", _PICTURE, 0.06),
+    ("guided_edit", _PICTURE, 0.06),
+    ("t2v", _CLIP, 0.14),
+    ("t2v", _SHORT, 0.06),
+    ("t2v", {**_CLIP, "height": 96, "width": 160}, 0.02),
+    ("t2v", {**_CLIP, "height": 160, "width": 96}, 0.02),
+    ("edit_video", _CLIP, 0.07),
+    ("style_video", _CLIP, 0.02),
+    ("style_video", {**_CLIP, "height": 96, "width": 160}, 0.01),
+    ("guided_edit", _CLIP, 0.03),
+    ("mi2v", _CLIP, 0.03),
+)
+PARTS = ("vae", "mllm", "denoiser", "export")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Minutes:
+    """How long each part trains in all."""
+
+    vae: float = 40.0
+    mllm: float = 40.0
+    denoiser: float = 60.0
+
+
+def train_builtin(
+    folder: Path, *, part: str, minutes: Minutes, slice_minutes: float, device: torch.device, workers: int
+) -> None:
+    """Train or go on training one part under ``folder``, or write the model folder ``folder/builtin`` from all of them."""
+    log.info("%s on %s, %d worker processes", part, device, workers)
+    if part == "vae":
+        train_vae(folder / "vae", minutes=minutes.vae, slice_minutes=slice_minutes, device=device, workers=workers)
+    elif part == "mllm":
+        train_mllm(folder / "mllm", minutes=minutes.mllm, slice_minutes=slice_minutes, device=device, workers=workers)
+    elif part == "denoiser":
+        _train_denoiser(folder, minutes.denoiser, slice_minutes, device, max(workers, 1))
+    else:
+        export(folder, folder / "builtin")
+
+
+def _load_readers(folder: Path) -> tuple[AutoencoderKLWan, Qwen3VLForConditionalGeneration, PreTrainedTokenizerFast]:
+    vae = AutoencoderKLWan.from_pretrained(folder / "vae" / "vae").eval()
+    mllm = Qwen3VLForConditionalGeneration.from_pretrained(folder / "mllm" / "mllm").eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "mllm" / "tokenizer")
+    return vae, mllm, tokenizer
+
+
+def fill_for_ever(folder: Path, seed: int, device: str) -> None:
+    """A worker process: makes shards until it is ended."""
+    torch.set_num_threads(1)
+    vae, mllm, tokenizer = _load_readers(folder)
+    shards = fill(folder / "shards", MIXTURE, vae.to(device), mllm.to(device), tokenizer, seed=seed)
+    while True:
+        next(shards)
+
+
+def _train_denoiser(folder: Path, minutes: float, slice_minutes: float, device: torch.device, workers: int) -> None:
+    _, mllm, tokenizer = _load_readers(folder)
+    unconditional = unconditional_layers(mllm, tokenizer, LIMITS.get("negative_prompt", ""))
+    spawn = multiprocessing.get_context("spawn")
+    fillers = [spawn.Process(target=fill_for_ever, args=(folder, seed, str(device)), daemon=True) for seed in range(workers)]
+    for filler in fillers:
+        filler.start()
+    try:
+        while len(list((folder / "shards").glob("*.pt"))) < 8:
+            if not all(filler.is_alive() for filler in fillers):
+                raise RuntimeError("a process that prepares samples has ended: its own message stands above")
+            time.sleep(1)
+        train_denoiser(folder / "denoiser", folder / "shards", unconditional, minutes=minutes, slice_minutes=slice_minutes, device=device)
+    finally:
+        for filler in fillers:
+            filler.terminate()
+
+
+def export(folder: Path, output: Path) -> None:
+    """The model folder from the trained parts: half precision, shared parts beside the system's own."""
+    vae, mllm, tokenizer = _load_readers(folder)
+    transformer = LoomVideoTransformer3DModel.from_pretrained(folder / "denoiser" / "transformer")
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT)
+    pipeline = LoomVideoPipeline(
+        transformer=in_half(transformer),
+        mllm=in_half(mllm),
+        tokenizer=tokenizer,
+        vae=in_half(vae),
+        scheduler=scheduler,
+        limits=LIMITS,
+        frame_rule=vars(FRAME_RULE),
+        pixel_budgets={"image": vars(IMAGE_BUDGET), "video": vars(VIDEO_BUDGET)},
+    )
+    beside = output.with_name(output.name + ".writing")
+    shutil.rmtree(beside, ignore_errors=True)
+    system = beside / "loomvideo"
+    pipeline.save_pretrained(system)
+    for shared in ("vae", "mllm", "scheduler"):
+        shutil.move(system / shared, beside / shared)
+    for file in (system / "tokenizer").iterdir():
+        shutil.move(file, beside / "mllm" / file.name)
+    (system / "tokenizer").rmdir()
+    if output.exists():
+        shutil.rmtree(output)
+    os.replace(beside, output)
+
+
+def in_half(model: nn.Module) -> nn.Module:
+    """Stored in float16, which for weights of this size keeps eight times more digits than bfloat16."""
+    return model.half()

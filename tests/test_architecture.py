@@ -1,0 +1,42 @@
+"""The package is built as docs/architecture.md draws it."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+
+
+def test_imports_point_downwards(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert lint_imports() == EXIT_STATUS_SUCCESS
+
+
+def test_every_source_file_is_named_in_the_drawing():
+    drawing = (ROOT / "docs" / "architecture.md").read_text()
+    unnamed = [path.name for path in SOURCES if path.name != "__init__.py" and path.name not in drawing]
+    assert not unnamed, f"draw these in docs/architecture.md: {unnamed}"
+
+
+def test_every_file_in_the_drawing_exists():
+    drawing = (ROOT / "docs" / "architecture.md").read_text()
+    drawn = set(re.findall(r"\b[a-z_]+\.py\b", drawing))
+    assert drawn <= {path.name for path in SOURCES}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src")))
+def test_every_file_says_what_it_is(path):
+    source = path.read_text()
+    assert not source.strip() or ast.get_docstring(ast.parse(source))
+
+
+def test_importing_the_package_loads_no_torch():
+    import subprocess
+    import sys
+
+    command = "import sys, loomvideo, loomvideo.cli.main; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0
