@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.training.features import Prepared
@@ -20,7 +20,7 @@ Layout = tuple[tuple[int, ...], bool, tuple[tuple[int, ...], ...]]
 
 
 def build_denoiser() -> LoomVideoTransformer3DModel:
-    return LoomVideoTransformer3DModel(
+    model = LoomVideoTransformer3DModel(
         num_attention_heads=7,
         attention_head_dim=32,
         in_channels=48,
@@ -31,6 +31,10 @@ def build_denoiser() -> LoomVideoTransformer3DModel:
         num_layers=6,
         mllm_dim=192,
     )
+    # projector and source start at zero to leave a trained denoiser undisturbed; there is none here
+    nn.init.xavier_uniform_(model.mllm_embedder.linear_2.weight)
+    nn.init.xavier_uniform_(model.source_patch_embedding.weight.flatten(1))
+    return model
 
 
 class Shards:
@@ -123,7 +127,7 @@ def train_denoiser(
     """
     torch.manual_seed(0)
     model = build_denoiser().to(device)
-    run = Run(RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.01, learning_rate=1e-3, warmup_steps=200), model, device)
+    run = Run(RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.015, learning_rate=1e-3, warmup_steps=200), model, device)
     rng = np.random.default_rng([7, run.steps])
     torch.manual_seed(run.steps)
     data = Shards(shards, rng, LATENTS_A_BATCH[device.type])

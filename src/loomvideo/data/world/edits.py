@@ -20,8 +20,8 @@ from loomvideo.data.world.scene import (
     Background,
     Object,
     Scene,
-    _apart,
-    _reach,
+    apart,
+    reach,
     combinations,
     is_held_out,
     place,
@@ -85,7 +85,7 @@ def clash(scene: Scene) -> bool:
 
 def fitted(item: Object, aspect: float) -> Object | None:
     """The object with its start moved as little as keeps its whole path inside the frame, or None where the path is too long."""
-    half_x, half_y = (reach + CLEARANCE for reach in _reach(item, aspect))
+    half_x, half_y = (half + CLEARANCE for half in reach(item, aspect))
     poses = [pose(item, float(time)) for time in PATH_TIMES]
     along_x, along_y = [at.x - item.x for at in poses], [at.y - item.y for at in poses]
     left, right, top, bottom = (
@@ -100,7 +100,7 @@ def fitted(item: Object, aspect: float) -> Object | None:
 
 
 def all_apart(objects: tuple[Object, ...], aspect: float) -> bool:
-    return all(_apart(first, second, aspect) for index, first in enumerate(objects) for second in objects[:index])
+    return all(apart(first, second, aspect) for index, first in enumerate(objects) for second in objects[:index])
 
 
 def which_objects(context: Context, scene: Scene, *, several: float = 0.12) -> tuple[int, ...]:

@@ -130,7 +130,7 @@ def sample_background(rng: np.random.Generator, kinds: tuple[str, ...] = BACKGRO
 GROUND_COLOURS = {"starry night": {"black", "blue"}, "grass": {"green"}, "sky": {"white", "cyan", "blue"}}
 
 
-def _reach(item: Object, aspect: float) -> tuple[float, float]:
+def reach(item: Object, aspect: float) -> tuple[float, float]:
     """Half of the largest extent as fractions of width and height; ``aspect`` is width over height."""
     largest = max(GROWTH) if item.motion in ("grows", "shrinks") else 1.0
     half = SIZES[item.size] * item.scale * largest / 2 * (1.2 if item.motion == "spins" else 1.0)
@@ -139,7 +139,7 @@ def _reach(item: Object, aspect: float) -> tuple[float, float]:
 
 def _placed(rng: np.random.Generator, item: Object, aspect: float) -> Object:
     """Give the object a place and a travel so that the whole path stays inside the frame."""
-    half_x, half_y = (reach + CLEARANCE for reach in _reach(item, aspect))
+    half_x, half_y = (half + CLEARANCE for half in reach(item, aspect))
     travel = 0.0
     left, right, top, bottom = half_x, 1 - half_x, half_y, 1 - half_y
     if item.motion in SIDEWAYS or item.motion in UPRIGHT:
@@ -160,8 +160,8 @@ def _placed(rng: np.random.Generator, item: Object, aspect: float) -> Object:
     return replace(item, x=float(x), y=float(y), travel=travel)
 
 
-def _apart(first: Object, second: Object, aspect: float) -> bool:
-    reach_a, reach_b = _reach(first, aspect), _reach(second, aspect)
+def apart(first: Object, second: Object, aspect: float) -> bool:
+    reach_a, reach_b = reach(first, aspect), reach(second, aspect)
     for time in np.linspace(0, 1, 9):
         a, b = pose(first, time), pose(second, time)
         if abs(a.x - b.x) < reach_a[0] + reach_b[0] and abs(a.y - b.y) < reach_a[1] + reach_b[1]:
@@ -175,7 +175,7 @@ def place(rng: np.random.Generator, items: list[Object], aspect: float, fixed: t
         placed = list(fixed)
         for item in items:
             candidate = _placed(rng, item, aspect)
-            if not all(_apart(candidate, other, aspect) for other in placed):
+            if not all(apart(candidate, other, aspect) for other in placed):
                 break
             placed.append(candidate)
         else:

@@ -1,0 +1,142 @@
+"""Prepared samples become batches of one layout; dropped conditions are those that sampling's weaker branches lack."""
+
+import numpy as np
+import pytest
+import torch
+
+from loomvideo.training.denoiser import Shards, drop_conditions, layout_of, make_group
+from loomvideo.training.features import prepare, unconditional_layers
+
+BLOCKS, WIDTH = 2, 8
+UNCONDITIONAL = torch.zeros(BLOCKS, 3, WIDTH)
+
+
+def item(length=5, frames=1, *, source=False, references=0, value=1.0):
+    made = {
+        "task": "test",
+        "target": torch.full((4, frames, 4, 4), value).half(),
+        "full": torch.full((BLOCKS, length, WIDTH), 1.0).half(),
+        "references": [torch.ones(4, 1, 4, 4).half() for _ in range(references)],
+    }
+    if source:
+        made |= {"source": torch.full((4, frames, 4, 4), 2.0).half(), "visual": torch.full((BLOCKS, length - 1, WIDTH), 0.5).half()}
+    return made
+
+
+class Draws:
+    """Stands in for the generator: gives the same number for ever."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def random(self):
+        return self.value
+
+
+def test_a_full_sample_keeps_its_words_and_its_source():
+    layers, keeps = drop_conditions([item(source=True)], UNCONDITIONAL, Draws(0.99))
+    assert keeps == [True]
+    assert layers[0].shape[1] == 5
+    assert (layers[0] == 1).all()
+
+
+def test_dropping_all_leaves_the_unconditional_chat_and_no_source():
+    layers, keeps = drop_conditions([item(source=True)], UNCONDITIONAL, Draws(0.0))
+    assert keeps == [False]
+    assert layers[0] is UNCONDITIONAL
+
+
+def test_dropping_the_text_leaves_what_is_seen():
+    layers, keeps = drop_conditions([item(source=True)], UNCONDITIONAL, Draws(0.15))
+    assert keeps == [True]
+    assert (layers[0] == 0.5).all()
+
+
+def test_references_stay_when_all_is_drawn_to_be_dropped():
+    layers, keeps = drop_conditions([item(source=True, references=1)], UNCONDITIONAL, Draws(0.0))
+    assert keeps == [True]
+    assert (layers[0] == 0.5).all()
+
+
+def test_a_group_pads_and_masks_prompts_of_different_lengths():
+    group = make_group([item(5), item(9)], UNCONDITIONAL, Draws(0.99), torch.device("cpu"))
+    assert group.layers[0].shape == (2, 9, WIDTH)
+    assert group.context_mask.sum(1).tolist() == [5, 9]
+    assert (group.layers[0][0, 5:] == 0).all()
+
+
+def test_a_dropped_source_is_zeros_beside_a_kept_one():
+    group = make_group([item(source=True)], UNCONDITIONAL, Draws(0.0), torch.device("cpu"))
+    assert (group.source == 0).all()
+    group = make_group([item(source=True)], UNCONDITIONAL, Draws(0.99), torch.device("cpu"))
+    assert (group.source == 2).all()
+
+
+def test_shards_that_appear_later_are_taken_up_and_batches_have_one_layout(tmp_path):
+    data = Shards(tmp_path, np.random.default_rng(0), latents_a_batch=4)
+    torch.save([item(), item(frames=3)], tmp_path / "000-000000.pt")
+    data.refresh()
+    assert len(data) == 2
+    torch.save([item(source=True), item(references=2)], tmp_path / "000-000001.pt")
+    data.looked = float("-inf")
+    data.refresh()
+    assert len(data) == 4
+    for _ in range(20):
+        assert len({layout_of(one) for one in data.batch(clips_share=0.5)}) == 1
+
+
+def test_clips_are_drawn_as_often_as_told(tmp_path):
+    data = Shards(tmp_path, np.random.default_rng(0), latents_a_batch=4)
+    torch.save([item(), item(frames=3)], tmp_path / "000-000000.pt")
+    clips = sum(layout_of(data.batch(clips_share=0.25)[0])[0][1] > 1 for _ in range(400))
+    assert 60 < clips < 140
+
+
+@pytest.mark.parametrize("task", ["t2i", "edit_image", "guided_edit"])
+def test_prepared_features_are_what_the_pipeline_would_compute(task, tmp_path):
+    """Latents and layers of a sample equal those of the same request at inference, up to half precision."""
+    from loomvideo.data.world.tasks import sample
+    from loomvideo.systems.loomvideo import LoomVideoPipeline
+    from loomvideo.training.builtin import FLOW_SHIFT, LIMITS
+    from loomvideo.training.denoiser import build_denoiser
+    from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET, build_mllm, build_tokenizer
+    from loomvideo.training.vae import build_vae
+    from diffusers import UniPCMultistepScheduler
+    from loomvideo.systems.request import Request, plan
+
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(texts=50)
+    pipeline = LoomVideoPipeline(
+        transformer=build_denoiser(),
+        mllm=build_mllm(tokenizer).eval(),
+        tokenizer=tokenizer,
+        vae=build_vae().eval(),
+        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT),
+        limits=LIMITS,
+        frame_rule=vars(FRAME_RULE),
+        pixel_budgets={"image": vars(IMAGE_BUDGET), "video": vars(VIDEO_BUDGET)},
+    )
+    drawn = sample(task, np.random.default_rng(1), num_frames=1, height=64, width=64)
+    (prepared,) = prepare([drawn], pipeline.vae, pipeline.mllm, tokenizer)
+    source = drawn.source_frames()
+    request = Request(
+        prompt=drawn.prompt,
+        source=None if source is None else source[0],
+        references=drawn.reference_pictures(),
+        num_frames=1,
+        height=64,
+        width=64,
+    )
+    planned = plan(request, pipeline.limits)
+    with torch.no_grad():
+        encoded = None if source is None else pipeline.encode(planned.source)
+        references = tuple(pipeline.encode(reference[None]) for reference in planned.references)
+        branches, _ = pipeline.guidance_branches(planned, encoded, references)
+    unconditional = unconditional_layers(pipeline.mllm, tokenizer, planned.negative_prompt)
+    torch.testing.assert_close(torch.stack(branches[0].layers)[:, 0].half(), unconditional, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(torch.stack(branches[-1].layers)[:, 0].half(), prepared["full"], rtol=2e-3, atol=2e-3)
+    if source is not None:
+        torch.testing.assert_close(encoded[0].half(), prepared["source"], rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(torch.stack(branches[1].layers)[:, 0].half(), prepared["visual"], rtol=2e-3, atol=2e-3)
+    for mine, prepared_reference in zip(references, prepared["references"], strict=True):
+        torch.testing.assert_close(mine[0].half(), prepared_reference, rtol=2e-3, atol=2e-3)
