@@ -74,6 +74,7 @@ class Blob:
     mask: np.ndarray  # bool, inside rows and columns
     outline: Silhouette
     colour: np.ndarray  # RGB, median
+    off: float = 0.0  # ΔE of a patterned blob's mean colour from the told one
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,8 @@ def _seen(view: View, found: list[Blob], colour: str | None, *, tracks: int) -> 
         return []
     fits = fit(np.stack([blob.outline.grid for blob in found]))
     num_frames, height, width = view.frames.shape[:3]
-    paths = follow(found, fits.turned.max(axis=1), tracks=tracks, num_frames=num_frames, height=height, width=width)
+    quality = fits.turned.max(axis=1) - np.array([blob.off for blob in found]) / 100
+    paths = follow(found, quality, tracks=tracks, num_frames=num_frames, height=height, width=width)
     return [
         _described([found[i] for i in path], Fit(fits.upright[path], fits.turned[path], fits.degrees[path]), colour, view) for path in paths
     ]
@@ -221,8 +223,8 @@ def _flat_candidates(view: View, told: Object, limit: float, free: np.ndarray, b
 def _patterned_candidates(view: View, told: Object, limit: float, free: np.ndarray, background: Background, count: int) -> list[Blob]:
     """Blobs whose mean colour is the pattern's: of anything over a smooth ground, of the colours between the two over others."""
     first, second = (np.array(COLOURS[name], np.float32) for name in (told.colour, told.pattern_colour))
-    share = SECOND_SHARE[told.pattern]
-    mean = colours.to_lab(first * (1 - share) + second * share)
+    shares = np.clip(SECOND_SHARE[told.pattern] + np.array([[-0.2], [-0.1], [0.0], [0.1], [0.2]]), 0.1, 0.9)
+    means = colours.to_lab(first * (1 - shares) + second * shares)
     if view.smooth_ground is not None:
         contrast = colours.difference(colours.to_lab(np.stack([first, second])), np.median(colours.to_lab(view.smooth_ground[::8, ::8]), axis=(0, 1)))
         mask = view.from_ground > max(APART, 0.4 * float(contrast.min()))
@@ -231,7 +233,8 @@ def _patterned_candidates(view: View, told: Object, limit: float, free: np.ndarr
         for colour in background.colours if background.kind in ("stripes", "checkerboard") else ():
             mask &= colours.distance_to(view.cells, colour) > TIGHTER[1]
     found = blobs(view, mask & free, at_most=count + 3, soft=False)
-    return [blob for blob in found if colours.difference(_mean_lab(view, blob), mean) < NEAR]
+    measured = [replace(blob, off=float(colours.difference(_mean_lab(view, blob), means).min())) for blob in found]
+    return [blob for blob in measured if blob.off < NEAR]
 
 
 def _between(frames: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -33,29 +33,34 @@ LIMITS = {
     "max_area": 256 * 448,
     "max_frames": 17,
     "default_frames": 17,
-    "num_inference_steps": 50,
+    "num_inference_steps": 25,
     "guidance_scale": 4.0,
     "guidance_scale_edit": 2.5,
     "guidance_scale_visual": 1.5,
 }
-# (task, sizes, share of the batches of eight): pictures cost a twentieth of a clip
+# (task, sizes, share of the batches of eight): a clip costs twenty times what a picture costs, and an edit's source and
+# target serve as samples of text-to-video, too
 _PICTURE = {"num_frames": 1}
 _CLIP = {"num_frames": 17}
 _SHORT = {"num_frames": 9}
+_WIDE = {"num_frames": 17, "height": 96, "width": 160}
+_TALL = {"num_frames": 17, "height": 160, "width": 96}
 MIXTURE = (
-    ("t2i", _PICTURE, 0.30),
-    ("edit_image", _PICTURE, 0.18),
+    ("t2i", _PICTURE, 0.34),
+    ("edit_image", _PICTURE, 0.28),
     ("style_image", _PICTURE, 0.06),
-    ("guided_edit", _PICTURE, 0.06),
-    ("t2v", _CLIP, 0.14),
-    ("t2v", _SHORT, 0.06),
-    ("t2v", {**_CLIP, "height": 96, "width": 160}, 0.02),
-    ("t2v", {**_CLIP, "height": 160, "width": 96}, 0.02),
-    ("edit_video", _CLIP, 0.07),
-    ("style_video", _CLIP, 0.02),
-    ("style_video", {**_CLIP, "height": 96, "width": 160}, 0.01),
-    ("guided_edit", _CLIP, 0.03),
-    ("mi2v", _CLIP, 0.03),
+    ("guided_edit", _PICTURE, 0.08),
+    ("mi2v", _PICTURE, 0.05),
+    ("t2v", _CLIP, 0.03),
+    ("t2v", _SHORT, 0.02),
+    ("t2v", _WIDE, 0.005),
+    ("t2v", _TALL, 0.005),
+    ("edit_video", _CLIP, 0.055),
+    ("edit_video", _SHORT, 0.02),
+    ("style_video", _CLIP, 0.01),
+    ("style_video", _WIDE, 0.01),
+    ("guided_edit", _CLIP, 0.02),
+    ("mi2v", _CLIP, 0.02),
 )
 PARTS = ("vae", "mllm", "denoiser", "export")
 

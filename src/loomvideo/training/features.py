@@ -15,7 +15,9 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from loomvideo.data.world.phrases import Writer
 from loomvideo.data.world.tasks import Sample, sample
+from loomvideo.data.world.words import caption
 from loomvideo.models import vae as pixels
 from loomvideo.models.chat import Chat, full_chat, tokenise, unconditional_chat, visual_chat
 from loomvideo.models.qwen import layer_features
@@ -38,7 +40,7 @@ TASKS = {
 Prepared = dict[str, Any]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def prepare(
     drawn: Sequence[Sample],
     vae: AutoencoderKLWan,
@@ -65,6 +67,25 @@ def prepare(
     return prepared
 
 
+@torch.no_grad()
+def described(
+    drawn: Sequence[Sample], prepared: Sequence[Prepared], mllm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator
+) -> list[Prepared]:
+    """Edits' sources and targets as samples of text-to-image or -video: the latents are there already."""
+    still = drawn[0].num_frames == 1
+    task = "t2i" if still else "t2v"
+    writer = Writer(rng)
+    chats, latents = [], []
+    for one, item in zip(drawn, prepared, strict=True):
+        for scene, name in ((one.source_scene, "source"), (one.scene, "target")):
+            if scene is not None and scene.objects:
+                text = caption(writer, scene, still=still).text
+                chats.append(full_chat([], PREFIXES[TASKS[task]][not still] + text))
+                latents.append(item[name])
+    layers = _layers(mllm, tokenizer, chats)
+    return [{"task": task, "target": target, "full": full, "references": []} for target, full in zip(latents, layers, strict=True)]
+
+
 def _encode(vae: AutoencoderKLWan, clips: Sequence[np.ndarray]) -> Tensor:
     batch = torch.cat([pixels.to_pixels(clip) for clip in clips])
     return pixels.encode(vae, batch).half().cpu()
@@ -78,7 +99,7 @@ def _layers(mllm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: Se
     return [layers[row, :, :length].clone() for row, length in enumerate(lengths)]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def unconditional_layers(mllm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, negative_prompt: str) -> Tensor:
     """What the unconditional branch reads (blocks, m, dm), which dropped conditions train."""
     return _layers(mllm, tokenizer, [unconditional_chat(negative_prompt)])[0]
@@ -92,7 +113,7 @@ def fill(
     tokenizer: PreTrainedTokenizerBase,
     *,
     seed: int,
-    shard_batches: int = 12,
+    shard_batches: int = 24,
 ) -> Iterator[Path]:
     """Write shard after shard into ``folder``, without end; every batch is of one task, drawn by the mixture's shares."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +126,10 @@ def fill(
             task, sizes, _ = mixture[int(rng.choice(len(mixture), p=shares / shares.sum()))]
             batch = [sample(task, rng, **sizes) for _ in range(BATCH)]
             for same in _same_layout(batch):
-                items += prepare(same, vae, mllm, tokenizer)
+                prepared = prepare(same, vae, mllm, tokenizer)
+                items += prepared
+                if task.startswith("edit"):
+                    items += described(same, prepared, mllm, tokenizer, rng)
         path = folder / f"{seed:03d}-{number:06d}.pt"
         torch.save(items, path.with_suffix(".writing"))
         os.replace(path.with_suffix(".writing"), path)

@@ -144,12 +144,12 @@ class Lesson:
 # (task, samples a batch, frames, share): text alone is cheap, clips are dear
 MIXTURE = (
     ("rewrite", 64, 1, 0.12),
-    ("caption", 32, 1, 0.18),
-    ("question", 32, 1, 0.22),
-    ("edit_image", 24, 1, 0.10),
-    ("caption", 12, 17, 0.12),
-    ("question", 12, 17, 0.18),
-    ("edit_video", 12, 17, 0.08),
+    ("caption", 48, 1, 0.30),
+    ("question", 48, 1, 0.30),
+    ("edit_image", 24, 1, 0.08),
+    ("caption", 12, 17, 0.06),
+    ("question", 12, 17, 0.10),
+    ("edit_video", 12, 17, 0.04),
 )
 
 
