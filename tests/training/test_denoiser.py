@@ -19,7 +19,10 @@ def item(length=5, frames=1, *, source=False, references=0, value=1.0):
         "references": [torch.ones(4, 1, 4, 4).half() for _ in range(references)],
     }
     if source:
-        made |= {"source": torch.full((4, frames, 4, 4), 2.0).half(), "visual": torch.full((BLOCKS, length - 1, WIDTH), 0.5).half()}
+        made |= {
+            "source": torch.full((4, frames, 4, 4), 2.0).half(),
+            "visual": torch.full((BLOCKS, length - 1, WIDTH), 0.5).half(),
+        }
     return made
 
 
@@ -95,14 +98,15 @@ def test_clips_are_drawn_as_often_as_told(tmp_path):
 @pytest.mark.parametrize("task", ["t2i", "edit_image", "guided_edit"])
 def test_prepared_features_are_what_the_pipeline_would_compute(task, tmp_path):
     """Latents and layers of a sample equal those of the same request at inference, up to half precision."""
+    from diffusers import UniPCMultistepScheduler
+
     from loomvideo.data.world.tasks import sample
     from loomvideo.systems.loomvideo import LoomVideoPipeline
+    from loomvideo.systems.request import Request, plan
     from loomvideo.training.builtin import FLOW_SHIFT, LIMITS
     from loomvideo.training.denoiser import build_denoiser
     from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET, build_mllm, build_tokenizer
     from loomvideo.training.vae import build_vae
-    from diffusers import UniPCMultistepScheduler
-    from loomvideo.systems.request import Request, plan
 
     torch.manual_seed(0)
     tokenizer = build_tokenizer(texts=50)
@@ -111,7 +115,9 @@ def test_prepared_features_are_what_the_pipeline_would_compute(task, tmp_path):
         mllm=build_mllm(tokenizer).eval(),
         tokenizer=tokenizer,
         vae=build_vae().eval(),
-        scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT),
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT
+        ),
         limits=LIMITS,
         frame_rule=vars(FRAME_RULE),
         pixel_budgets={"image": vars(IMAGE_BUDGET), "video": vars(VIDEO_BUDGET)},
@@ -137,6 +143,8 @@ def test_prepared_features_are_what_the_pipeline_would_compute(task, tmp_path):
     torch.testing.assert_close(torch.stack(branches[-1].layers)[:, 0].half(), prepared["full"], rtol=2e-3, atol=2e-3)
     if source is not None:
         torch.testing.assert_close(encoded[0].half(), prepared["source"], rtol=2e-3, atol=2e-3)
-        torch.testing.assert_close(torch.stack(branches[1].layers)[:, 0].half(), prepared["visual"], rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(
+            torch.stack(branches[1].layers)[:, 0].half(), prepared["visual"], rtol=2e-3, atol=2e-3
+        )
     for mine, prepared_reference in zip(references, prepared["references"], strict=True):
         torch.testing.assert_close(mine[0].half(), prepared_reference, rtol=2e-3, atol=2e-3)

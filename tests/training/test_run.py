@@ -11,7 +11,9 @@ from loomvideo.training.run import Run, RunConfig, is_hidden_matrix
 def make_run(folder, minutes=10.0):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8))
-    config = RunConfig(folder=folder, minutes=minutes, slice_minutes=minutes, matrix_rate=0.02, learning_rate=1e-2, warmup_steps=1)
+    config = RunConfig(
+        folder=folder, minutes=minutes, slice_minutes=minutes, matrix_rate=0.02, learning_rate=1e-2, warmup_steps=1
+    )
     return Run(config, model, torch.device("cpu"))
 
 

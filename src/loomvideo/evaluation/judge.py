@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby, permutations
 
 import numpy as np
-from scipy import ndimage
 
 from loomvideo.data.world.edits import kept_pixels
 from loomvideo.data.world.render import frame_times, ground, grounds, object_masks
@@ -18,7 +17,7 @@ from loomvideo.data.world.styles import apply_style
 from loomvideo.data.world.tasks import Sample
 from loomvideo.evaluation import colours
 from loomvideo.evaluation.grounds import camera, ground_of, shows
-from loomvideo.evaluation.objects import SeenObject, View, other_objects, told_objects
+from loomvideo.evaluation.objects import BORDER, SeenObject, View, covered, other_objects, told_objects, widened
 from loomvideo.evaluation.patterns import pattern_of
 
 UNCHANGED_PSNR = 25.0  # dB outside the changed objects (world sheet)
@@ -26,7 +25,6 @@ STYLE_PSNR = 20.0  # dB from the formula's result
 NOT_REQUIRED = ("size",)
 RIGHT_SIZE = 1.3  # factor about the told size; small, medium and large are 1.4 to 1.5 apart
 RESIZED = 1.2  # factor about the size after an edit by 1.5
-BORDER = 3  # pixels about an object that a decoder may touch
 GROUND_CELLS = 8  # a ground given as a picture is compared on a grid of this side
 GROUND_LIKENESS = 15.0  # mean ΔE on that grid
 CLEARED = 20.0  # mean ΔE from the ground where an object was removed
@@ -158,7 +156,7 @@ def _conjunction(objects: Sequence[Mapping[str, bool]]) -> dict[str, bool]:
 
 
 def _ground_facts(view: View, seen: Sequence[SeenObject], scene: Scene, told: Iterable[str]) -> dict[str, bool]:
-    outside = ~_dilated(_covered(view, seen))
+    outside = ~covered(view, seen, border=BORDER)
     facts = {}
     if "background" in told:
         facts["background"] = shows(ground_of(view.frames, outside), scene.background)
@@ -167,23 +165,11 @@ def _ground_facts(view: View, seen: Sequence[SeenObject], scene: Scene, told: It
     return facts
 
 
-def _covered(view: View, seen: Sequence[SeenObject]) -> np.ndarray:
-    covered = np.zeros(view.frames.shape[:3], bool)
-    for item in seen:
-        for blob in item.blobs:
-            covered[blob.frame, blob.rows, blob.columns] |= blob.mask
-    return covered
-
-
-def _dilated(mask: np.ndarray) -> np.ndarray:
-    return ndimage.maximum_filter(mask, (1, 2 * BORDER + 1, 2 * BORDER + 1))
-
-
 def _ground_is_like(frames: np.ndarray, scene: Scene) -> bool:
     """Whether the ground has a picture's colours where the picture has them, coarsely, outside the objects."""
     num_frames, height, width = frames.shape[:3]
     masks = object_masks(scene, height=height, width=width, num_frames=num_frames)
-    free = ~_dilated((masks > 0).any(axis=0)) if len(masks) else np.ones(frames.shape[:3], bool)
+    free = ~widened((masks > 0).any(axis=0), BORDER)
     still = np.clip(ground(scene.background, height, width), 0, 255)
     rows, columns = (np.arange(GROUND_CELLS) * side // GROUND_CELLS for side in (height, width))
 
@@ -210,7 +196,7 @@ def _with_edit(verdict: Verdict, frames: np.ndarray, sample: Sample, source: np.
     if sample.edit is not None and sample.edit.kind == "remove":
         facts["change"] = all(_is_cleared(frames, scene, source_scene.objects[index]) for index in sample.edit.source_objects)
     num_frames, height, width = frames.shape[:3]
-    kept = ~_dilated(~kept_pixels(source_scene, scene, height=height, width=width, num_frames=num_frames))
+    kept = ~widened(~kept_pixels(source_scene, scene, height=height, width=width, num_frames=num_frames), BORDER)
     if not kept.any():
         return replace(verdict, facts=facts)
     unchanged = psnr(frames, source, kept)

@@ -20,7 +20,10 @@ SECOND_SHARE = {"dots": 0.25, "stripes": 0.5, "checks": 0.5}  # of a patterned o
 PRESENT = 0.8  # of the frames in which an object must be found
 LIKE_A_SHAPE = 0.6  # overlap below which a blob is no object
 CLEARLY_A_SHAPE = 0.85  # the same where a texture can look like an object by chance
+# RGB to Y, Cb and Cr (BT.601), the latter two at less weight: codecs and decoders keep edges sharper in brightness than in colour
+LUMA_FIRST = np.array([[0.299, 0.587, 0.114], [-0.068, -0.132, 0.2], [0.2, -0.168, -0.032]], np.float32).T
 IN_PLANE = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])  # neighbours in space, not in time
+BORDER = 3  # pixels about an object that its blurred edge may touch
 MARGIN = 3  # pixels about a blob in which its soft edge lies
 
 
@@ -111,8 +114,8 @@ def _soft_edge(view: View, frame: int, rows: slice, columns: slice, core: np.nda
     else:
         nearest = ndimage.distance_transform_edt(reach, return_distances=False, return_indices=True)
         ground = pixels[tuple(nearest)]
-    way = colour - ground
-    along = ((pixels - ground) * way).sum(axis=-1) / np.maximum((way**2).sum(axis=-1), 400)
+    way, passed = (colour - ground) @ LUMA_FIRST, (pixels - ground) @ LUMA_FIRST
+    along = (passed * way).sum(axis=-1) / np.maximum((way**2).sum(axis=-1), 100)
     return np.where(reach, np.clip(along, 0, 1), 0).astype(np.float32)
 
 
@@ -203,7 +206,7 @@ def _seen(view: View, found: list[Blob], colour: str | None, *, tracks: int) -> 
 
 def told_objects(view: View, told: Object, count: int, *, background: Background, known: Sequence[SeenObject] = ()) -> list[SeenObject]:
     """The ``count`` best objects of a told look, apart from those known: what is found at ΔE < 25, or nearer where a texture runs into it."""
-    free = _free(view, known)
+    free = ~covered(view, known, border=BORDER)
     search = _flat_candidates if told.pattern == "flat" else _patterned_candidates
     best: list[SeenObject] = []
     for limit in TIGHTER:
@@ -248,18 +251,23 @@ def _mean_lab(view: View, blob: Blob) -> np.ndarray:
     return colours.to_lab(view.frames[blob.frame, blob.rows, blob.columns][blob.mask].mean(axis=0))
 
 
-def _free(view: View, known: Sequence[SeenObject]) -> np.ndarray:
-    """Pixels (t, y, x) away from the known objects."""
-    free = np.ones(view.frames.shape[:3], bool)
+def covered(view: View, known: Sequence[SeenObject], *, border: int) -> np.ndarray:
+    """Pixels (t, y, x) of the known objects and a border of pixels about them."""
+    mask = np.zeros(view.frames.shape[:3], bool)
     for item in known:
         for blob in item.blobs:
-            free[blob.frame, blob.rows, blob.columns] &= ~ndimage.binary_dilation(blob.mask, iterations=3)
-    return free
+            mask[blob.frame, blob.rows, blob.columns] |= blob.mask
+    return widened(mask, border) if known else mask
+
+
+def widened(mask: np.ndarray, border: int) -> np.ndarray:
+    """A mask (t, y, x) with a border of pixels added in every frame."""
+    return ndimage.maximum_filter(mask, (1, 2 * border + 1, 2 * border + 1))
 
 
 def other_objects(view: View, known: Sequence[SeenObject], background: Background) -> list[SeenObject]:
     """Objects that are none of ``known``: anything shaped over a smooth ground, flat spots of the palette over others."""
-    free = _free(view, known)
+    free = ~covered(view, known, border=BORDER)
     smallest = 0.25 * (SIZES["small"] * min(free.shape[1:])) ** 2
     if background.kind in ("plain", "gradient") and view.smooth_ground is not None:
         mask = ndimage.binary_opening(view.foreground & free, IN_PLANE)  # an edge's mixed colours form thin bands

@@ -109,7 +109,9 @@ def _train_denoiser(folder: Path, minutes: float, slice_minutes: float, device: 
     _, mllm, tokenizer = _load_readers(folder)
     unconditional = unconditional_layers(mllm, tokenizer, LIMITS.get("negative_prompt", ""))
     spawn = multiprocessing.get_context("spawn")
-    fillers = [spawn.Process(target=fill_for_ever, args=(folder, seed, str(device)), daemon=True) for seed in range(workers)]
+    fillers = [
+        spawn.Process(target=fill_for_ever, args=(folder, seed, str(device)), daemon=True) for seed in range(workers)
+    ]
     for filler in fillers:
         filler.start()
     try:
@@ -117,7 +119,14 @@ def _train_denoiser(folder: Path, minutes: float, slice_minutes: float, device: 
             if not all(filler.is_alive() for filler in fillers):
                 raise RuntimeError("a process that prepares samples has ended: its own message stands above")
             time.sleep(1)
-        train_denoiser(folder / "denoiser", folder / "shards", unconditional, minutes=minutes, slice_minutes=slice_minutes, device=device)
+        train_denoiser(
+            folder / "denoiser",
+            folder / "shards",
+            unconditional,
+            minutes=minutes,
+            slice_minutes=slice_minutes,
+            device=device,
+        )
     finally:
         for filler in fillers:
             filler.terminate()

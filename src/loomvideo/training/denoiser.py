@@ -15,7 +15,10 @@ from loomvideo.training.run import Run, RunConfig
 
 ALL_DROPOUT, TEXT_DROPOUT = 0.1, 0.1
 BASE_SHIFT = 2.0  # of 64 tokens; more for more, as in the published training
-LATENTS_A_BATCH = {"cpu": 96, "cuda": 1536}  # latent frames of 128 x 128 pixels: 96 are 96 pictures or 19 clips of 17 frames
+LATENTS_A_BATCH = {
+    "cpu": 96,
+    "cuda": 1536,
+}  # latent frames of 128 x 128 pixels: 96 are 96 pictures or 19 clips of 17 frames
 Layout = tuple[tuple[int, ...], bool, tuple[tuple[int, ...], ...]]
 
 
@@ -76,7 +79,9 @@ def layout_of(item: Prepared) -> Layout:
     return tuple(item["target"].shape), "source" in item, tuple(tuple(one.shape) for one in item["references"])
 
 
-def drop_conditions(items: list[Prepared], unconditional: Tensor, rng: np.random.Generator) -> tuple[list[Tensor], list[bool]]:
+def drop_conditions(
+    items: list[Prepared], unconditional: Tensor, rng: np.random.Generator
+) -> tuple[list[Tensor], list[bool]]:
     """Layers of every sample after dropout, and which samples keep their source.
 
     All conditions go (the unconditional branch of sampling) or the text alone (its visual-only branch). Where references
@@ -104,8 +109,12 @@ def make_group(items: list[Prepared], unconditional: Tensor, rng: np.random.Gene
     latents = torch.stack([item["target"] for item in items]).float().to(device)
     source = None
     if "source" in items[0]:
-        source = torch.stack([item["source"].float() * keep for item, keep in zip(items, keeps_source, strict=True)]).to(device)
-    references = [torch.stack(same).float().to(device) for same in zip(*(item["references"] for item in items), strict=True)]
+        source = torch.stack(
+            [item["source"].float() * keep for item, keep in zip(items, keeps_source, strict=True)]
+        ).to(device)
+    references = [
+        torch.stack(same).float().to(device) for same in zip(*(item["references"] for item in items), strict=True)
+    ]
     tokens = sum(part[0, 0].numel() // 4 for part in [latents, *references])
     return Group(
         latents=latents,
@@ -119,7 +128,14 @@ def make_group(items: list[Prepared], unconditional: Tensor, rng: np.random.Gene
 
 
 def train_denoiser(
-    folder: Path, shards: Path, unconditional: Tensor, *, minutes: float, slice_minutes: float, device: torch.device, pictures_share: float = 0.3
+    folder: Path,
+    shards: Path,
+    unconditional: Tensor,
+    *,
+    minutes: float,
+    slice_minutes: float,
+    device: torch.device,
+    pictures_share: float = 0.3,
 ) -> None:
     """Train until ``minutes`` are over and write ``folder/transformer``; called again it goes on where it stopped.
 
@@ -127,7 +143,18 @@ def train_denoiser(
     """
     torch.manual_seed(0)
     model = build_denoiser().to(device)
-    run = Run(RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.015, learning_rate=1e-3, warmup_steps=200), model, device)
+    run = Run(
+        RunConfig(
+            folder=folder,
+            minutes=minutes,
+            slice_minutes=slice_minutes,
+            matrix_rate=0.015,
+            learning_rate=1e-3,
+            warmup_steps=200,
+        ),
+        model,
+        device,
+    )
     rng = np.random.default_rng([7, run.steps])
     torch.manual_seed(run.steps)
     data = Shards(shards, rng, LATENTS_A_BATCH[device.type])
@@ -138,9 +165,14 @@ def train_denoiser(
         def loss_of(group: Group = group, task: str = items[0]["task"]) -> tuple[Tensor, dict[str, float]]:
             errors = squared_errors(model, group) / group.latents[0].numel()
             bands = ((group.time * 3).long().clamp(max=2)).tolist()
-            figures = {f"noise_{band}": float(errors.detach()[[b == band for b in bands]].mean()) for band in set(bands)}
+            figures = {
+                f"noise_{band}": float(errors.detach()[[b == band for b in bands]].mean()) for band in set(bands)
+            }
             moving = "clip" if group.latents.shape[2] > 1 else "picture"
-            return errors.mean(), figures | {f"{task}_{moving}": float(errors.detach().mean()), "samples": float(len(data))}
+            return errors.mean(), figures | {
+                f"{task}_{moving}": float(errors.detach().mean()),
+                "samples": float(len(data)),
+            }
 
         run.step(loss_of)
     run.save()

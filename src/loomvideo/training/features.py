@@ -51,14 +51,18 @@ def prepare(
     visuals = [visuals_of(one) for one in drawn]
     moving = drawn[0].num_frames > 1
     prefix = PREFIXES[TASKS[drawn[0].task]][moving]
-    full = _layers(mllm, tokenizer, [full_chat(seen, prefix + one.prompt) for seen, one in zip(visuals, drawn, strict=True)])
+    full = _layers(
+        mllm, tokenizer, [full_chat(seen, prefix + one.prompt) for seen, one in zip(visuals, drawn, strict=True)]
+    )
     visual = _layers(mllm, tokenizer, [visual_chat(seen) for seen in visuals]) if visuals[0] else None
     targets = _encode(vae, [one.target_frames() for one in drawn])
     sources = None if drawn[0].source_scene is None else _encode(vae, [one.source_frames() for one in drawn])
     prepared: list[Prepared] = []
     for row, one in enumerate(drawn):
         item: Prepared = {"task": one.task, "target": targets[row], "full": full[row]}
-        item["references"] = list(_encode(vae, [picture[None] for picture in one.reference_pictures()])) if one.reference_scenes else []
+        item["references"] = (
+            list(_encode(vae, [picture[None] for picture in one.reference_pictures()])) if one.reference_scenes else []
+        )
         if visual is not None:
             item["visual"] = visual[row]
         if sources is not None:
@@ -69,7 +73,11 @@ def prepare(
 
 @torch.no_grad()
 def described(
-    drawn: Sequence[Sample], prepared: Sequence[Prepared], mllm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator
+    drawn: Sequence[Sample],
+    prepared: Sequence[Prepared],
+    mllm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rng: np.random.Generator,
 ) -> list[Prepared]:
     """Edits' sources and targets as samples of text-to-image or -video: the latents are there already."""
     still = drawn[0].num_frames == 1
@@ -83,7 +91,10 @@ def described(
                 chats.append(full_chat([], PREFIXES[TASKS[task]][not still] + text))
                 latents.append(item[name])
     layers = _layers(mllm, tokenizer, chats)
-    return [{"task": task, "target": target, "full": full, "references": []} for target, full in zip(latents, layers, strict=True)]
+    return [
+        {"task": task, "target": target, "full": full, "references": []}
+        for target, full in zip(latents, layers, strict=True)
+    ]
 
 
 def _encode(vae: AutoencoderKLWan, clips: Sequence[np.ndarray]) -> Tensor:
@@ -94,7 +105,11 @@ def _encode(vae: AutoencoderKLWan, clips: Sequence[np.ndarray]) -> Tensor:
 def _layers(mllm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> list[Tensor]:
     """The layers (blocks, m, dm) of every chat, without its padding."""
     inputs = tokenise(tokenizer, chats)
-    lengths = [inputs.input_ids.shape[1]] * len(chats) if inputs.attention_mask is None else inputs.attention_mask.sum(1).tolist()
+    lengths = (
+        [inputs.input_ids.shape[1]] * len(chats)
+        if inputs.attention_mask is None
+        else inputs.attention_mask.sum(1).tolist()
+    )
     layers = torch.stack(layer_features(mllm, inputs.to(mllm.device)), dim=1).half().cpu()  # (b, blocks, m, dm)
     return [layers[row, :, :length].clone() for row, length in enumerate(lengths)]
 

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from loomvideo.data.world.requests import canonical_caption, canonical_ground
 from loomvideo.data.world.scene import Scene
 from loomvideo.data.world.tasks import Sample, sample
-from loomvideo.data.world.requests import canonical_caption, canonical_ground
 from loomvideo.models.chat import Chat, chat, tokenise
 from loomvideo.models.qwen import ChatInputs, FrameRule, PixelBudget, Visual, model_arguments, picture, video
 from loomvideo.training.run import Run, RunConfig
@@ -41,7 +41,18 @@ READING_WEIGHT = 0.1  # of the loss on the request's own words; the answer's wor
 
 
 def prompts(rng: np.random.Generator, count: int) -> Iterator[str]:
-    tasks = ("t2v", "t2i", "edit_video", "edit_image", "style_video", "guided_edit", "mi2v", "question", "caption", "rewrite")
+    tasks = (
+        "t2v",
+        "t2i",
+        "edit_video",
+        "edit_image",
+        "style_video",
+        "guided_edit",
+        "mi2v",
+        "question",
+        "caption",
+        "rewrite",
+    )
     for _ in range(count):
         drawn = sample(str(rng.choice(tasks)), rng)
         yield drawn.prompt
@@ -61,7 +72,12 @@ def build_tokenizer(seed: int = 0, texts: int = 30_000) -> PreTrainedTokenizerFa
         show_progress=False,
     )
     prefixes = ["Generate a video: ", "Generate an image: ", "Edit this video: ", "Edit this image: "]
-    prefixes += ["Edit this video with reference images: ", "Generate a video with reference images: ", "user\n", "assistant\n"]
+    prefixes += [
+        "Edit this video with reference images: ",
+        "Generate a video with reference images: ",
+        "user\n",
+        "assistant\n",
+    ]
     prefixes += [f"<{tenths / 10:.1f} seconds>" for tenths in range(10)]
     corpus = prefixes * 200 + list(prompts(np.random.default_rng(seed), texts))
     tokenizer.train_from_iterator(corpus, trainer)
@@ -130,7 +146,9 @@ def visuals_of(drawn: Sample) -> list[Visual]:
 
 def outcome(scene: Scene, *, still: bool) -> str:
     """What an edited scene shows: the last object of a scene may have been removed."""
-    return canonical_caption(scene, still=still) if scene.objects else f"nothing on {canonical_ground(scene.background)}"
+    return (
+        canonical_caption(scene, still=still) if scene.objects else f"nothing on {canonical_ground(scene.background)}"
+    )
 
 
 @dataclass(frozen=True)
@@ -176,14 +194,19 @@ class Lessons(IterableDataset):
 
     def lesson(self, samples: list[Sample]) -> Lesson:
         requests = [chat([*visuals_of(drawn), drawn.prompt]) for drawn in samples]
-        answered = [Chat(f"{request.text}{drawn.answer}<|im_end|>", request.visuals) for request, drawn in zip(requests, samples, strict=True)]
+        answered = [
+            Chat(f"{request.text}{drawn.answer}<|im_end|>", request.visuals)
+            for request, drawn in zip(requests, samples, strict=True)
+        ]
         inputs = tokenise(self.tokenizer, answered)
         ids = inputs.input_ids
         weights = torch.full(ids.shape, READING_WEIGHT)
         for row, request in enumerate(requests):
             asked = len(self.tokenizer(request.text, add_special_tokens=False)["input_ids"])
             weights[row, asked:] = 1.0
-        silent = [self.tokenizer.convert_tokens_to_ids(token) for token in ("<|image_pad|>", "<|video_pad|>", "<|endoftext|>")]
+        silent = [
+            self.tokenizer.convert_tokens_to_ids(token) for token in ("<|image_pad|>", "<|video_pad|>", "<|endoftext|>")
+        ]
         weights[torch.isin(ids, torch.tensor(silent))] = 0.0
         return Lesson(inputs, weights)
 
@@ -195,8 +218,17 @@ def mllm_loss(model: Qwen3VLForConditionalGeneration, lesson: Lesson) -> tuple[T
     losses = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(weights)
     answers = weights == 1.0
     right = (logits.argmax(-1) == ids)[answers].float().mean()
-    visual = "video" if lesson.inputs.pixel_values_videos is not None else "image" if lesson.inputs.pixel_values is not None else "text"
-    return (losses * weights).sum() / weights.sum(), {f"right_{visual}": float(right), f"answer_{visual}": float(losses[answers].mean().detach())}
+    visual = (
+        "video"
+        if lesson.inputs.pixel_values_videos is not None
+        else "image"
+        if lesson.inputs.pixel_values is not None
+        else "text"
+    )
+    return (losses * weights).sum() / weights.sum(), {
+        f"right_{visual}": float(right),
+        f"answer_{visual}": float(losses[answers].mean().detach()),
+    }
 
 
 def train_mllm(folder: Path, *, minutes: float, slice_minutes: float, device: torch.device, workers: int) -> None:
@@ -207,7 +239,11 @@ def train_mllm(folder: Path, *, minutes: float, slice_minutes: float, device: to
         build_tokenizer().save_pretrained(tokenizer_folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
     model = build_mllm(tokenizer).to(device)
-    run = Run(RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.01, learning_rate=1.5e-3), model, device)
+    run = Run(
+        RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.01, learning_rate=1.5e-3),
+        model,
+        device,
+    )
     lessons = iter(DataLoader(Lessons(tokenizer, seed=run.steps), batch_size=None, num_workers=workers))
     while not run.finished:
         lesson = next(lessons)

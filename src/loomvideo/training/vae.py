@@ -111,7 +111,9 @@ def vae_loss(vae: AutoencoderKLWan, pixels: Tensor) -> tuple[Tensor, dict[str, f
     return loss, {"absolute": float(absolute.detach()), "psnr": psnr, "kl_per_pixel": float(kl.detach())}
 
 
-def measure_latents(vae: AutoencoderKLWan, batches: Iterator[Tensor], count: int, device: torch.device) -> tuple[list[float], list[float]]:
+def measure_latents(
+    vae: AutoencoderKLWan, batches: Iterator[Tensor], count: int, device: torch.device
+) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of every latent channel over ``count`` batches.
 
     A channel that carries nothing keeps a deviation near one, as its posterior has, so that its noise is not blown up.
@@ -132,7 +134,9 @@ def train_vae(folder: Path, *, minutes: float, slice_minutes: float, device: tor
     """Train until ``minutes`` are over and write ``folder/vae``; called again it goes on where it stopped."""
     torch.manual_seed(0)
     vae = build_vae().to(device)
-    config = RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.006, learning_rate=2e-3)
+    config = RunConfig(
+        folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.006, learning_rate=2e-3
+    )
     run = Run(config, vae, device)
     loader = DataLoader(WorldCrops(PICTURES, seed=run.steps), batch_size=None, num_workers=workers)
     pictures, clips = iter(loader), None

@@ -21,11 +21,11 @@ from loomvideo.data.world.scene import (
     Object,
     Scene,
     apart,
-    reach,
     combinations,
     is_held_out,
     place,
     pose,
+    reach,
     sample_background,
 )
 

@@ -24,14 +24,36 @@ def _polygon(shape: str) -> np.ndarray:
         return np.array([(0, -1), (0.75, 0), (0, 1), (-0.75, 0)], float)
     if shape == "cross":
         a = 0.34
-        return np.array([(-a, -1), (a, -1), (a, -a), (1, -a), (1, a), (a, a), (a, 1), (-a, 1), (-a, a), (-1, a), (-1, -a), (-a, -a)], float)
+        return np.array(
+            [
+                (-a, -1),
+                (a, -1),
+                (a, -a),
+                (1, -a),
+                (1, a),
+                (a, a),
+                (a, 1),
+                (-a, 1),
+                (-a, a),
+                (-1, a),
+                (-1, -a),
+                (-a, -a),
+            ],
+            float,
+        )
     if shape == "star":
         turns = np.arange(10) * np.pi / 5 - np.pi / 2
         radius = np.where(np.arange(10) % 2 == 0, 1.05, 0.42)
         points = np.stack([np.cos(turns) * radius, np.sin(turns) * radius], axis=1)
         return points + (0, 0.1)
     turns = np.linspace(0, 2 * np.pi, 120, endpoint=False)  # heart
-    points = np.stack([16 * np.sin(turns) ** 3, -(13 * np.cos(turns) - 5 * np.cos(2 * turns) - 2 * np.cos(3 * turns) - np.cos(4 * turns))], axis=1)
+    points = np.stack(
+        [
+            16 * np.sin(turns) ** 3,
+            -(13 * np.cos(turns) - 5 * np.cos(2 * turns) - 2 * np.cos(3 * turns) - np.cos(4 * turns)),
+        ],
+        axis=1,
+    )
     return points / 16 + (0, -0.15)
 
 
@@ -61,7 +83,9 @@ def template(shape: str) -> np.ndarray:
     return (ndimage.gaussian_filter(distance - np.sign(distance) * 0.5, 0.5) * unit).astype(np.float32)
 
 
-def coverage(shape: str, centre: tuple[float, float], half: float, angle: float, height: int, width: int) -> tuple[slice, slice, np.ndarray, np.ndarray, np.ndarray]:
+def coverage(
+    shape: str, centre: tuple[float, float], half: float, angle: float, height: int, width: int
+) -> tuple[slice, slice, np.ndarray, np.ndarray, np.ndarray]:
     """How much of each pixel the shape covers, inside its bounding box: (rows, columns, alpha, u, v).
 
     ``centre`` and ``half`` are in pixels; ``u, v`` are the pixels' places in the shape's own frame, in [-1.25, 1.25].
@@ -74,7 +98,9 @@ def coverage(shape: str, centre: tuple[float, float], half: float, angle: float,
     cos, sin = np.cos(angle), np.sin(angle)
     u, v = x * cos + y * sin, y * cos - x * sin
     step = TEMPLATE / (2 * REACH)
-    distance = ndimage.map_coordinates(template(shape), [(v + REACH) * step - 0.5, (u + REACH) * step - 0.5], order=1, mode="nearest")
+    distance = ndimage.map_coordinates(
+        template(shape), [(v + REACH) * step - 0.5, (u + REACH) * step - 0.5], order=1, mode="nearest"
+    )
     alpha = np.clip(0.5 - distance * half, 0, 1)
     return slice(top, max(bottom, top)), slice(left, max(right, left)), alpha, u, v
 
@@ -164,7 +190,10 @@ def ground(background: Background, height: int, width: int) -> np.ndarray:
             sky[row : row + 2, column : column + 2] = rng.uniform(150, 255)
         return sky
     if background.kind == "grass":
-        blades = _noise(rng, height, width, 6, 0.8) * 0.6 + ndimage.uniform_filter1d(rng.random((height, width), dtype=np.float32), 5, axis=0) * 0.6
+        blades = (
+            _noise(rng, height, width, 6, 0.8) * 0.6
+            + ndimage.uniform_filter1d(rng.random((height, width), dtype=np.float32), 5, axis=0) * 0.6
+        )
         return np.array((40, 95, 30), np.float32) + blades[..., None] * np.array((60, 85, 40), np.float32)
     if background.kind == "sky":
         clouds = np.clip(_noise(rng, height, width, 5) * 2.2 - 1.1, 0, 1)[..., None]
@@ -176,14 +205,24 @@ def ground(background: Background, height: int, width: int) -> np.ndarray:
 def grounds(scene: Scene, height: int, width: int, times: np.ndarray) -> np.ndarray:
     """The background at every time in [0, 1], float32 (t, y, x, 3), with the camera's movement."""
     if scene.camera == "still":
-        return np.broadcast_to(ground(scene.background, height, width), (len(times), height, width, 3)).astype(np.float32)
+        return np.broadcast_to(ground(scene.background, height, width), (len(times), height, width, 3)).astype(
+            np.float32
+        )
     if scene.camera == "zooms in":
         still = ground(scene.background, height, width)
         frames = []
         for time in times:
             factor = 1 / (1 + (ZOOM - 1) * time)
             offset = np.array([(height - 1) / 2, (width - 1) / 2]) * (1 - factor)
-            frames.append(np.stack([ndimage.affine_transform(still[..., c], [factor, factor], offset, order=1, mode="nearest") for c in range(3)], -1))
+            frames.append(
+                np.stack(
+                    [
+                        ndimage.affine_transform(still[..., c], [factor, factor], offset, order=1, mode="nearest")
+                        for c in range(3)
+                    ],
+                    -1,
+                )
+            )
         return np.stack(frames).astype(np.float32)
     extra = int(PAN * width)
     wide = ground(scene.background, height, width + extra)
@@ -196,7 +235,9 @@ def frame_times(num_frames: int) -> np.ndarray:
     return np.linspace(0, 1, num_frames) if num_frames > 1 else np.array([0.5])
 
 
-def render(scene: Scene, *, height: int = 128, width: int = 128, num_frames: int = 17, times: np.ndarray | None = None) -> np.ndarray:
+def render(
+    scene: Scene, *, height: int = 128, width: int = 128, num_frames: int = 17, times: np.ndarray | None = None
+) -> np.ndarray:
     """The scene's frames, uint8 (t, y, x, 3), evenly over the clip or at given times in [0, 1]."""
     times = frame_times(num_frames) if times is None else times
     frames = grounds(scene, height, width, times)
@@ -205,7 +246,9 @@ def render(scene: Scene, *, height: int = 128, width: int = 128, num_frames: int
         for item in scene.objects:
             at = pose(item, float(time))
             half = SIZES[item.size] * at.scale * short / 2
-            rows, columns, alpha, u, v = coverage(item.shape, (at.x * width, at.y * height), half, at.angle, height, width)
+            rows, columns, alpha, u, v = coverage(
+                item.shape, (at.x * width, at.y * height), half, at.angle, height, width
+            )
             patch = frame[rows, columns]
             patch += alpha[..., None] * (fill(item, u, v) - patch)
     return np.clip(frames + 0.5, 0, 255).astype(np.uint8)
@@ -219,6 +262,8 @@ def object_masks(scene: Scene, *, height: int = 128, width: int = 128, num_frame
         for frame, time in enumerate(times):
             at = pose(item, float(time))
             half = SIZES[item.size] * at.scale * min(height, width) / 2
-            rows, columns, alpha, _, _ = coverage(item.shape, (at.x * width, at.y * height), half, at.angle, height, width)
+            rows, columns, alpha, _, _ = coverage(
+                item.shape, (at.x * width, at.y * height), half, at.angle, height, width
+            )
             masks[index, frame, rows, columns] = alpha
     return masks

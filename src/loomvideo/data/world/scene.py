@@ -117,7 +117,9 @@ def _pick(rng: np.random.Generator, options: tuple) -> object:
     return options[int(rng.integers(len(options)))]
 
 
-def sample_background(rng: np.random.Generator, kinds: tuple[str, ...] = BACKGROUNDS, avoid: set[str] = frozenset()) -> Background:
+def sample_background(
+    rng: np.random.Generator, kinds: tuple[str, ...] = BACKGROUNDS, avoid: set[str] = frozenset()
+) -> Background:
     """Half of all backgrounds are plain; none has a colour in ``avoid``."""
     kind = "plain" if "plain" in kinds and rng.random() < 0.5 else str(_pick(rng, kinds))
     free = tuple(colour for colour in COLOURS if colour not in avoid)
@@ -169,7 +171,9 @@ def apart(first: Object, second: Object, aspect: float) -> bool:
     return True
 
 
-def place(rng: np.random.Generator, items: list[Object], aspect: float, fixed: tuple[Object, ...] = ()) -> tuple[Object, ...] | None:
+def place(
+    rng: np.random.Generator, items: list[Object], aspect: float, fixed: tuple[Object, ...] = ()
+) -> tuple[Object, ...] | None:
     """Places for ``items`` so that no two paths (nor one of ``fixed``) meet, or None when forty tries found none."""
     for _ in range(40):
         placed = list(fixed)

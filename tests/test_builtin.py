@@ -1,0 +1,93 @@
+"""The shipped model: its size, its work, and that what it makes follows from the request and the seed alone."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from loomvideo import LoomVideoPipeline
+from loomvideo.checkpoint import resolve_model
+from loomvideo.data.world.render import render
+from loomvideo.data.world.scene import Background, Object, Scene
+
+MIB = 1024**2
+TERA = 1e12
+ROOT = Path(__file__).resolve().parents[1]
+PROMPT = "a red circle moves right on a blue background"
+SCENE = Scene(
+    objects=(Object(shape="circle", colour="red", motion="moves right", x=0.25, travel=0.5),),
+    background=Background(colours=("blue",)),
+)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipeline = LoomVideoPipeline.from_pretrained("builtin")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def test_all_its_files_take_at_most_18_mib():
+    folder = resolve_model("builtin").parent
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 18 * MIB
+
+
+def flops(pipe, **request):
+    counter = FlopCounterMode(display=False)
+    with counter:
+        pipe(PROMPT, **request)
+    return counter.get_total_flops()
+
+
+def test_a_default_clip_takes_less_than_one_and_a_half_teraflop(pipe):
+    assert 0.01 * TERA < flops(pipe) < 1.5 * TERA
+
+
+def test_a_default_edit_takes_less_than_two_teraflop(pipe):
+    assert 0.01 * TERA < flops(pipe, source=render(SCENE)) < 2.0 * TERA
+
+
+def test_the_same_seed_gives_the_same_frames_and_another_seed_others(pipe):
+    def fingerprint(seed):
+        frames = pipe(PROMPT, num_frames=1, num_inference_steps=2, seed=seed).frames
+        return hashlib.sha256(frames.tobytes()).hexdigest()
+
+    assert fingerprint(1) == fingerprint(1)
+    assert fingerprint(1) != fingerprint(2)
+
+
+def test_the_vae_keeps_a_scene_recognisable(pipe):
+    frames = render(SCENE)
+    latents = pipe.encode(frames)
+    with torch.no_grad():
+        from loomvideo.models.vae import decode
+
+        decoded = decode(pipe.vae, latents)[0].numpy()
+    error = np.square(decoded - frames / 255.0).mean()
+    assert 10 * np.log10(1 / error) > 25
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 160), (160, 96), (128, 128), (100, 140)])
+def test_the_size_asked_for_is_the_size_given(pipe, height, width):
+    frames = pipe(PROMPT, height=height, width=width, num_frames=5, num_inference_steps=1).frames
+    assert frames.shape == (5, height, width, 3)
+
+
+def test_the_card_holds_scores_and_the_command_that_measured_them():
+    card = (ROOT / "src/loomvideo/builtin/MODEL_CARD.md").read_text()
+    assert "loomvideo evaluate --suite world" in card
+    for task in ("t2v", "t2i", "edit", "guided", "mi2v", "style"):
+        assert task in card
+
+
+def test_the_tracked_tree_stays_under_48_mib():
+    import subprocess
+
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    assert sum(file.stat().st_size for file in files if file.is_file()) < 48 * MIB
