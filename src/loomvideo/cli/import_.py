@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from loomvideo import checkpoint as weights
 from loomvideo.checkpoint import CheckpointError
@@ -97,27 +97,41 @@ def run(arguments: argparse.Namespace) -> int:
         for line in dry_run(arguments):
             print(line)
         return 0
-    import_weights(arguments)
+    import_weights(
+        arguments.checkpoint,
+        mllm=arguments.mllm,
+        base=arguments.base,
+        output=arguments.output,
+        dtype=arguments.dtype,
+        with_source=not arguments.without_source_embedding,
+    )
     print(f"{arguments.output}: written; use it with loomvideo generate --model {arguments.output}")
     return 0
 
 
-def import_weights(arguments: argparse.Namespace) -> None:
-    """Small files first: a checkpoint that does not fit is found before gigabytes are downloaded."""
+def import_weights(
+    checkpoint: Path, *, mllm: str, base: str, output: Path, dtype: str = "bfloat16", with_source: bool = True
+) -> None:
+    """Write the folder ``output`` of the published ``checkpoint`` and of ``mllm`` and ``base``, folders or Hub ids.
+
+    ``dtype`` is the denoiser's; ``with_source=False`` is for training stage 1, which has no source embedding. Small files
+    come first: a checkpoint that does not fit is found before gigabytes are downloaded. Raises CheckpointError.
+    """
     import torch
 
-    with weights.written_whole(arguments.output) as folder:
-        mllm = weights.local_folder(arguments.mllm, ["config.json"])
-        base = weights.local_folder(arguments.base, ["transformer/config.json"])
-        denoiser = empty_denoiser(base, mllm, with_source=not arguments.without_source_embedding)
-        save_denoiser(denoiser, arguments.checkpoint, getattr(torch, arguments.dtype), folder / "transformer")
+    with weights.written_whole(output) as folder:
+        mllm_config = weights.local_folder(mllm, ["config.json"])
+        base_config = weights.local_folder(base, ["transformer/config.json"])
+        denoiser = empty_denoiser(base_config, mllm_config, with_source=with_source)
+        save_denoiser(denoiser, checkpoint, getattr(torch, dtype), folder / "transformer")
 
-        mllm = weights.local_folder(arguments.mllm, MLLM_FILES)
-        base = weights.local_folder(arguments.base, BASE_FILES)
-        copy_files(mllm, ["config.json", "generation_config.json", "*.safetensors", "*.index.json"], folder / "mllm")
-        copy_files(base / "vae", ["config.json", "*.safetensors", "*.index.json"], folder / "vae")
-        copy_files(base / "scheduler", ["scheduler_config.json"], folder / "scheduler")
-        save_index(mllm, folder)
+        whole_mllm = weights.local_folder(mllm, MLLM_FILES)
+        whole_base = weights.local_folder(base, BASE_FILES)
+        model_files = ["config.json", "*.safetensors", "*.index.json"]
+        copy_files(whole_mllm, [*model_files, "generation_config.json"], folder / "mllm")
+        copy_files(whole_base / "vae", model_files, folder / "vae")
+        copy_files(whole_base / "scheduler", ["scheduler_config.json"], folder / "scheduler")
+        save_index(whole_mllm, folder)
         weights.check_model(folder)
 
 
@@ -179,12 +193,13 @@ def save_index(mllm: Path, folder: Path) -> None:
         raise CheckpointError(f"{mllm} holds no tokenizer: give the language model's whole folder as --mllm")
     tokenizer = AutoTokenizer.from_pretrained(mllm)
     tokenizer.save_pretrained(folder / "tokenizer")
+    scheduler = cast("UniPCMultistepScheduler", UniPCMultistepScheduler.from_pretrained(folder / "scheduler"))
     pipeline = LoomVideoPipeline(
         transformer=weights.empty_model(LoomVideoTransformer3DModel, folder / "transformer"),
         mllm=weights.empty_model(Qwen3VLForConditionalGeneration, folder / "mllm"),
         tokenizer=tokenizer,
         vae=weights.empty_model(AutoencoderKLWan, folder / "vae"),
-        scheduler=UniPCMultistepScheduler.from_pretrained(folder / "scheduler"),
+        scheduler=scheduler,
         limits=asdict(PUBLISHED_LIMITS),
         **processor_rules(mllm),
     )

@@ -4,6 +4,8 @@ import argparse
 import re
 from pathlib import Path
 
+from torch import nn
+
 from loomvideo.checkpoint import (
     BUILTIN,
     PIPELINES,
@@ -39,9 +41,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def describe(name: str, folder: Path, system: str) -> str:
     """One line: parameters of every part, size on disk, licence."""
-    places = {part: component_folder(folder, part) for part in components(folder)}
+    found = components(folder)
+    places = {part: component_folder(folder, part) for part in found}
     counts = {
-        part: num_parameters(stored_shapes(place)) for part, place in places.items() if any(place.glob("*.safetensors"))
+        part: num_parameters(stored_shapes(places[part]))
+        for part, component in found.items()
+        if issubclass(component, nn.Module)
     }
     size = sum(file.stat().st_size for place in set(places.values()) for file in place.rglob("*") if file.is_file())
     parts = ", ".join(f"{part} {count / 1e6:.2f}M" for part, count in counts.items())

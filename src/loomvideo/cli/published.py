@@ -102,14 +102,7 @@ def assemble(checkpoint: Path, config: PublishedConfig, folder: Path) -> None:
 
     with written_whole(folder) as partial:
         import_weights(
-            argparse.Namespace(
-                checkpoint=checkpoint,
-                mllm=config.mllm,
-                base=config.base,
-                output=partial,
-                dtype="bfloat16",
-                without_source_embedding=not config.use_source_embedding,
-            )
+            checkpoint, mllm=config.mllm, base=config.base, output=partial, with_source=config.use_source_embedding
         )
         index_file = partial / "model_index.json"
         index = json.loads(index_file.read_text(encoding="utf-8"))

@@ -5,14 +5,15 @@ import logging
 import sys
 from pathlib import Path
 
-PARTS = ("vae", "mllm", "denoiser", "export")
+PARTS = ("vae", "mllm", "decoder", "denoiser", "export")
 EXAMPLES = """\
 The built-in model, from nothing to the folder that is shipped:
   loomvideo train builtin --part vae --run-dir runs/builtin
   loomvideo train builtin --part mllm --run-dir runs/builtin
+  loomvideo train builtin --part decoder --run-dir runs/builtin
   loomvideo train builtin --part denoiser --run-dir runs/builtin
   loomvideo train builtin --part export --run-dir runs/builtin
-A part that is stopped goes on when called again; --slice-minutes stops it by itself.
+The decoder may train beside the denoiser. A part that is stopped goes on when called again; --slice-minutes stops it by itself.
 """
 
 

@@ -7,7 +7,7 @@ from zlib import crc32
 
 import numpy as np
 
-from loomvideo.data.world.instructions import style_instruction
+from loomvideo.data.world.style_prompts import style_instruction
 from loomvideo.data.world.phrases import Writer
 from loomvideo.data.world.styles import STYLES, apply_style
 from loomvideo.data.world.tasks import PICTURE_TASKS, Sample, sample

@@ -98,7 +98,7 @@ def _two_coloured(ground: Ground, names: Sequence[str]) -> np.ndarray | None:
     along = pixels @ way / (way @ way)
     off = np.linalg.norm(pixels - np.clip(along, 0, 1)[..., None] * way, axis=-1)
     out = ground.outside
-    flat = (off < 40)[out].mean() > 0.85 and (np.abs(along - 0.5) > 0.25)[out].mean() > 0.7
+    flat = (off < 55)[out].mean() > 0.85 and (np.abs(along - 0.5) > 0.25)[out].mean() > 0.7
     share = (along > 0.5)[out].mean()
     return np.where(out, np.where(along > 0.5, 1, -1), 0) if flat and 0.2 < share < 0.8 else None
 
@@ -138,7 +138,7 @@ def _is_starry(ground: Ground, _: Sequence[str]) -> bool:
     lightness = sharp.mean(axis=1)
     dark = colours.difference(colours.to_lab(ground.pixels[::7]), colours.to_lab(np.array(STARRY_SKY))) < 20
     stars = (lightness > np.median(lightness) + 35).mean()
-    return bool(dark.mean() > 0.8 and 0.002 < stars < 0.1)
+    return bool(dark.mean() > 0.88 and 0.002 < stars < 0.1)
 
 
 def _is_grassy(ground: Ground, _: Sequence[str]) -> bool:

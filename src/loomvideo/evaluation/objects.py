@@ -15,7 +15,6 @@ from loomvideo.evaluation.silhouettes import SYMMETRY, Fit, Silhouette, fit, sil
 NEAR = 25.0  # ΔE to a palette colour (world sheet)
 TIGHTER = (25.0, 16.0, 10.0)  # tried in turn where a texture of a like colour runs into the object
 APART = 14.0  # ΔE from a smooth ground that is no longer noise
-BETWEEN = 2.4  # RGB distance for one ΔE, by which a pattern's mixed pixels may be off the line between its colours
 SECOND_SHARE = {"dots": 0.25, "stripes": 0.5, "checks": 0.5}  # of a patterned object's pixels
 PRESENT = 0.8  # of the frames in which an object must be found
 LIKE_A_SHAPE = 0.6  # overlap below which a blob is no object
@@ -23,6 +22,7 @@ CLEARLY_A_SHAPE = 0.85  # the same where a texture can look like an object by ch
 # RGB to Y, Cb and Cr (BT.601), the latter two at less weight: codecs and decoders keep edges sharper in brightness than in colour
 LUMA_FIRST = np.array([[0.299, 0.587, 0.114], [-0.068, -0.132, 0.2], [0.2, -0.168, -0.032]], np.float32).T
 IN_PLANE = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])  # neighbours in space, not in time
+ACROSS = np.ones((1, 3, 3), bool)  # closes what is mixed between a pattern's two colours
 BORDER = 3  # pixels about an object that its blurred edge may touch
 MARGIN = 3  # pixels about a blob in which its soft edge lies
 
@@ -48,12 +48,12 @@ class View:
     @cached_property
     def smooth_ground(self) -> np.ndarray | None:
         """RGB (y, x, 3) of a ground that varies along one side only (plain, gradient, still stripes), None for others."""
-        few = self.frames[:: max(len(self.frames) // 4, 1), ::2, ::2]
-        rows = np.repeat(np.median(few, axis=(0, 2)), 2, axis=0)[: self.frames.shape[1], None]
-        columns = np.repeat(np.median(few, axis=(0, 1)), 2, axis=0)[None, : self.frames.shape[2]]
-        seen = colours.to_lab(few)
-        misses = [colours.difference(seen, colours.to_lab(ground[::2, ::2])) > APART for ground in (rows, columns)]
-        share, ground = min(((miss.mean(), ground) for miss, ground in zip(misses, (rows, columns), strict=True)), key=lambda pair: pair[0])
+        few = self.frames[:: max(len(self.frames) // 4, 1)]
+        rows = np.median(few[:, :, ::2], axis=(0, 2))[:, None]
+        columns = np.median(few[:, ::2], axis=(0, 1))[None]
+        seen = colours.lab_of(self.cells[:: max(len(self.frames) // 4, 1), ::2, ::2])
+        misses = [(colours.difference(seen, colours.to_lab(ground[::2, ::2])) > APART).mean() for ground in (rows, columns)]
+        share, ground = min(zip(misses, (rows, columns), strict=True), key=lambda pair: pair[0])
         return np.broadcast_to(ground, self.frames.shape[1:]) if share < 0.4 else None
 
     @cached_property
@@ -229,10 +229,11 @@ def _patterned_candidates(view: View, told: Object, limit: float, free: np.ndarr
     shares = np.clip(SECOND_SHARE[told.pattern] + np.array([[-0.2], [-0.1], [0.0], [0.1], [0.2]]), 0.1, 0.9)
     means = colours.to_lab(first * (1 - shares) + second * shares)
     if view.smooth_ground is not None:
-        contrast = colours.difference(colours.to_lab(np.stack([first, second])), np.median(colours.to_lab(view.smooth_ground[::8, ::8]), axis=(0, 1)))
+        ground = colours.to_lab(view.smooth_ground[::4, ::4])
+        contrast = np.stack([colours.difference(ground, colour) for colour in colours.to_lab(np.stack([first, second]))])
         mask = view.from_ground > max(APART, 0.4 * float(contrast.min()))
     else:
-        mask = _between(view.frames, first, second) < BETWEEN * limit
+        mask = _of_either(view, told, limit)
         for colour in background.colours if background.kind in ("stripes", "checkerboard") else ():
             mask &= colours.distance_to(view.cells, colour) > TIGHTER[1]
     found = blobs(view, mask & free, at_most=count + 3, soft=False)
@@ -240,11 +241,10 @@ def _patterned_candidates(view: View, told: Object, limit: float, free: np.ndarr
     return [blob for blob in measured if blob.off < NEAR]
 
 
-def _between(frames: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """RGB distance of every pixel from the straight line between two colours."""
-    pixels, way = frames.astype(np.float32) - first, second - first
-    along = np.clip(pixels @ way / max(float(way @ way), 1.0), 0, 1)
-    return np.linalg.norm(pixels - along[..., None] * way, axis=-1)
+def _of_either(view: View, told: Object, limit: float) -> np.ndarray:
+    """Pixels near one of a pattern's colours, with the mixed ones between them."""
+    near = np.minimum(colours.distance_to(view.cells, told.colour), colours.distance_to(view.cells, told.pattern_colour)) < limit
+    return ndimage.binary_closing(near, ACROSS)
 
 
 def _mean_lab(view: View, blob: Blob) -> np.ndarray:

@@ -11,6 +11,7 @@ from loomvideo.evaluation.silhouettes import SYMMETRY, unit_silhouette
 
 LOOKS = 4  # frames that are looked at
 SHIFTS = (-1.6, -0.8, 0.0, 0.8, 1.6)  # pixels by which the fitted place may be off
+SCALES = (0.94, 1.0, 1.06)  # by which the fitted size may be off
 STRAY = 60.0  # RGB distance from a flat colour beyond decoding noise
 FLAT_SHARE = 0.85  # of a flat object's pixels that have its colour
 LEAST_CORRELATION = 0.35  # below it the pixels follow no pattern
@@ -58,11 +59,11 @@ def _look(frames: np.ndarray, blob: Blob, shape: str, angle: float) -> Look:
 
 
 def _correlation(look: Look, pattern: str, told: Object) -> float:
-    """Between the share of the second colour seen and drawn, at the shift where it is highest."""
+    """Between the share of the second colour seen and drawn, at the shift and size where it is highest."""
     first, second = (np.array(COLOURS[name], np.float32) for name in (told.colour, told.pattern_colour))
     seen = (look.pixels - first) @ (second - first)
     drawn = Object(shape=told.shape, colour=told.colour, pattern=pattern, pattern_colour=told.pattern_colour)
-    places = [(look.u + dx / look.half, look.v + dy / look.half) for dy in SHIFTS for dx in SHIFTS]
+    places = [(scale * look.u + dx / look.half, scale * look.v + dy / look.half) for scale in SCALES for dy in SHIFTS for dx in SHIFTS]
     wanted = [(fill(drawn, u, v) - first) @ (second - first) for u, v in places]
     return max((_pearson(seen, values) for values in wanted), default=0.0)
 

@@ -1,15 +1,15 @@
 """Pictures and animated pictures, with Pillow: GIF, WebP and PNG animations are clips, anything else is one picture."""
 
-import re
-import warnings
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from loomvideo.media.limits import MediaError, check_size, size_error
 
@@ -120,26 +120,38 @@ def save_animation(path: Path, frames: np.ndarray, fps: float, comment: str) -> 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image | None]:
     """The picture, its size checked and nothing of it decoded; None for another kind of file. Names every failure."""
+    step = "opened"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_size below is stricter
-            Image.init()
-            image = Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
-    except UnidentifiedImageError:
-        yield None
-        return
-    except Image.DecompressionBombError as error:
-        raise size_error(path, f"{_first_number(error):,} pixels") from error
-    except Exception as error:
-        raise MediaError(f"{path}: this picture cannot be opened ({error}); scale it or export it again") from error
-    with image:
-        check_size(path, *image.size)
-        try:
+        with path.open("rb") as file:
+            image = _identified(file, str(path))
+            if image is not None:
+                check_size(path, *image.size)
+            step = "decoded"
             yield image
-        except MediaError:
-            raise
-        except Exception as error:  # Pillow's decoders raise almost anything on damaged data
-            raise MediaError(f"{path}: this picture cannot be decoded ({error}); export it again") from error
+    except MediaError:
+        raise
+    except Image.DecompressionBombError as error:  # of a format whose reader checks by itself, before the sides are known
+        raise size_error(path, "too many pixels") from error
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged data
+        raise MediaError(f"{path}: this picture cannot be {step} ({error}); export it again") from error
+
+
+def _identified(file: IO[bytes], name: str) -> Image.Image | None:
+    """The picture, of which the header is read; None for another kind of file.
+
+    As Image.open does it, but for its limit on pixels, which holds for the whole process and does not tell the sides of
+    what it refuses: check_size is stricter.
+    """
+    Image.init()
+    prefix = file.read(16)
+    for make, accepts in (Image.OPEN[kind] for kind in FORMATS if kind in Image.OPEN):
+        if accepts is None or accepts(prefix) is True:
+            file.seek(0)
+            try:
+                return make(file, name)
+            except (SyntaxError, IndexError, TypeError, struct.error):  # what readers say to what is not theirs
+                continue
+    return None
 
 
 def _comment(image: Image.Image) -> str | None:
@@ -147,8 +159,3 @@ def _comment(image: Image.Image) -> str | None:
         return description.encode("latin-1", "replace").decode(errors="replace")
     comment = image.info.get("comment")
     return comment.decode(errors="replace") if isinstance(comment, bytes) else comment
-
-
-def _first_number(error: Exception) -> int:
-    """Pillow tells how many pixels are too many, but only in words."""
-    return int((re.findall(r"\d+", str(error)) or [0])[0])

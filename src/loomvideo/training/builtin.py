@@ -1,4 +1,4 @@
-"""From nothing to the shipped built-in model: VAE, language model, then features and denoiser side by side, then export.
+"""From nothing to the shipped built-in model: VAE, language model, then the denoiser, and the VAE's decoder meanwhile.
 
 Every part is resumable: the same call again goes on where the last one stopped, so that the whole fits into slices of
 any length. On two AVX2 cores the first version took some three hours; see docs/log.md for what each part reached.
@@ -11,6 +11,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler
@@ -20,11 +21,13 @@ from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneratio
 from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.systems.loomvideo import LoomVideoPipeline
 from loomvideo.training.denoiser import train_denoiser
-from loomvideo.training.features import fill, unconditional_layers
+from loomvideo.training.features import Sizes, fill, unconditional_layers
 from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET, train_mllm
-from loomvideo.training.vae import train_vae
+from loomvideo.training.vae import train_decoder, train_vae
 
 log = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound=nn.Module)
 
 FLOW_SHIFT = 3.0
 LIMITS = {
@@ -40,11 +43,11 @@ LIMITS = {
 }
 # (task, sizes, share of the batches of eight): a clip costs twenty times what a picture costs, and an edit's source and
 # target serve as samples of text-to-video, too
-_PICTURE = {"num_frames": 1}
-_CLIP = {"num_frames": 17}
-_SHORT = {"num_frames": 9}
-_WIDE = {"num_frames": 17, "height": 96, "width": 160}
-_TALL = {"num_frames": 17, "height": 160, "width": 96}
+_PICTURE: Sizes = {"num_frames": 1}
+_CLIP: Sizes = {"num_frames": 17}
+_SHORT: Sizes = {"num_frames": 9}
+_WIDE: Sizes = {"num_frames": 17, "height": 96, "width": 160}
+_TALL: Sizes = {"num_frames": 17, "height": 160, "width": 96}
 MIXTURE = (
     ("t2i", _PICTURE, 0.34),
     ("edit_image", _PICTURE, 0.28),
@@ -62,7 +65,6 @@ MIXTURE = (
     ("guided_edit", _CLIP, 0.02),
     ("mi2v", _CLIP, 0.02),
 )
-PARTS = ("vae", "mllm", "denoiser", "export")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,7 @@ class Minutes:
 
     vae: float = 40.0
     mllm: float = 40.0
+    decoder: float = 60.0
     denoiser: float = 60.0
 
 
@@ -83,6 +86,15 @@ def train_builtin(
         train_vae(folder / "vae", minutes=minutes.vae, slice_minutes=slice_minutes, device=device, workers=workers)
     elif part == "mllm":
         train_mllm(folder / "mllm", minutes=minutes.mllm, slice_minutes=slice_minutes, device=device, workers=workers)
+    elif part == "decoder":
+        train_decoder(
+            folder / "decoder",
+            folder / "vae" / "vae",
+            minutes=minutes.decoder,
+            slice_minutes=slice_minutes,
+            device=device,
+            workers=workers,
+        )
     elif part == "denoiser":
         _train_denoiser(folder, minutes.denoiser, slice_minutes, device, max(workers, 1))
     else:
@@ -97,11 +109,13 @@ def _load_readers(folder: Path) -> tuple[AutoencoderKLWan, Qwen3VLForConditional
 
 
 def fill_for_ever(folder: Path, seed: int, device: str) -> None:
-    """A worker process: makes shards until it is ended."""
+    """A worker process: makes shards until it is ended, or its parent is."""
     torch.set_num_threads(1)
+    parent = os.getppid()
     vae, mllm, tokenizer = _load_readers(folder)
-    shards = fill(folder / "shards", MIXTURE, vae.to(device), mllm.to(device), tokenizer, seed=seed)
-    while True:
+    nn.ModuleList([vae, mllm]).to(device)  # moves both in place
+    shards = fill(folder / "shards", MIXTURE, vae, mllm, tokenizer, seed=seed)
+    while os.getppid() == parent:
         next(shards)
 
 
@@ -135,10 +149,14 @@ def _train_denoiser(folder: Path, minutes: float, slice_minutes: float, device: 
 def export(folder: Path, output: Path) -> None:
     """The model folder from the trained parts: half precision, shared parts beside the system's own."""
     vae, mllm, tokenizer = _load_readers(folder)
-    transformer = LoomVideoTransformer3DModel.from_pretrained(folder / "denoiser" / "transformer")
+    if (folder / "decoder" / "vae").exists():  # the same encoder, with a decoder that learnt on
+        vae = AutoencoderKLWan.from_pretrained(folder / "decoder" / "vae").eval()
+    transformer = in_half(LoomVideoTransformer3DModel.from_pretrained(folder / "denoiser" / "transformer"))
+    for block in transformer.blocks:
+        in_float8(block.ffn)
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT)
     pipeline = LoomVideoPipeline(
-        transformer=in_half(transformer),
+        transformer=transformer,
         mllm=in_half(mllm),
         tokenizer=tokenizer,
         vae=in_half(vae),
@@ -164,3 +182,10 @@ def export(folder: Path, output: Path) -> None:
 def in_half(model: nn.Module) -> nn.Module:
     """Stored in float16, which for weights of this size keeps eight times more digits than bfloat16."""
     return model.half()
+
+
+def in_float8(weights: nn.Module) -> None:
+    """Matrices take one byte a number; loading casts them, like all others, to the precision asked for."""
+    for parameter in weights.parameters():
+        if parameter.ndim == 2:
+            parameter.data = parameter.data.to(torch.float8_e4m3fn)

@@ -16,9 +16,9 @@ from loomvideo.training.run import Run, RunConfig
 ALL_DROPOUT, TEXT_DROPOUT = 0.1, 0.1
 BASE_SHIFT = 2.0  # of 64 tokens; more for more, as in the published training
 LATENTS_A_BATCH = {
-    "cpu": 96,
+    "cpu": 48,
     "cuda": 1536,
-}  # latent frames of 128 x 128 pixels: 96 are 96 pictures or 19 clips of 17 frames
+}  # latent frames of 128 x 128 pixels: 48 are 48 pictures or 9 clips of 17 frames
 Layout = tuple[tuple[int, ...], bool, tuple[tuple[int, ...], ...]]
 
 
@@ -35,8 +35,8 @@ def build_denoiser() -> LoomVideoTransformer3DModel:
         mllm_dim=192,
     )
     # projector and source start at zero to leave a trained denoiser undisturbed; there is none here
-    nn.init.xavier_uniform_(model.mllm_embedder.linear_2.weight)
-    nn.init.xavier_uniform_(model.source_patch_embedding.weight.flatten(1))
+    for layer in ("mllm_embedder.linear_2", "source_patch_embedding"):
+        nn.init.xavier_uniform_(model.get_parameter(f"{layer}.weight").flatten(1))
     return model
 
 
@@ -135,14 +135,14 @@ def train_denoiser(
     minutes: float,
     slice_minutes: float,
     device: torch.device,
-    pictures_share: float = 0.3,
+    pictures_share: float = 0.5,
 ) -> None:
     """Train until ``minutes`` are over and write ``folder/transformer``; called again it goes on where it stopped.
 
     For the first ``pictures_share`` of the run nearly all batches are pictures, then two in three are clips.
     """
     torch.manual_seed(0)
-    model = build_denoiser().to(device)
+    model = build_denoiser()
     run = Run(
         RunConfig(
             folder=folder,
@@ -150,7 +150,7 @@ def train_denoiser(
             slice_minutes=slice_minutes,
             matrix_rate=0.015,
             learning_rate=1e-3,
-            warmup_steps=200,
+            warmup_steps=40,
         ),
         model,
         device,

@@ -7,7 +7,7 @@ with shards while another trains from all that are there.
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -40,6 +40,14 @@ TASKS = {
 Prepared = dict[str, Any]
 
 
+class Sizes(TypedDict, total=False):
+    """What a task's samples are drawn with; the world's own sizes where it says nothing."""
+
+    num_frames: int
+    height: int
+    width: int
+
+
 @torch.no_grad()
 def prepare(
     drawn: Sequence[Sample],
@@ -55,11 +63,12 @@ def prepare(
         mllm, tokenizer, [full_chat(seen, prefix + one.prompt) for seen, one in zip(visuals, drawn, strict=True)]
     )
     visual = _layers(mllm, tokenizer, [visual_chat(seen) for seen in visuals]) if visuals[0] else None
-    targets = _encode(vae, [one.target_frames() for one in drawn])
-    sources = None if drawn[0].source_scene is None else _encode(vae, [one.source_frames() for one in drawn])
+    targets = _encode(vae, [clip for one in drawn if (clip := one.target_frames()) is not None])
+    clips = [clip for one in drawn if (clip := one.source_frames()) is not None]
+    sources = _encode(vae, clips) if clips else None
     prepared: list[Prepared] = []
-    for row, one in enumerate(drawn):
-        item: Prepared = {"task": one.task, "target": targets[row], "full": full[row]}
+    for row, (one, target) in enumerate(zip(drawn, targets, strict=True)):
+        item: Prepared = {"task": one.task, "target": target, "full": full[row]}
         item["references"] = (
             list(_encode(vae, [picture[None] for picture in one.reference_pictures()])) if one.reference_scenes else []
         )
@@ -122,7 +131,7 @@ def unconditional_layers(mllm: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 
 def fill(
     folder: Path,
-    mixture: Sequence[tuple[str, dict[str, int], float]],
+    mixture: Sequence[tuple[str, Sizes, float]],
     vae: AutoencoderKLWan,
     mllm: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

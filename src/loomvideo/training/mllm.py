@@ -91,7 +91,7 @@ def build_tokenizer(seed: int = 0, texts: int = 30_000) -> PreTrainedTokenizerFa
 
 
 def build_mllm(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    ids = tokenizer.get_vocab()
     config = Qwen3VLConfig(
         text_config={
             "vocab_size": VOCABULARY,
@@ -238,7 +238,7 @@ def train_mllm(folder: Path, *, minutes: float, slice_minutes: float, device: to
     if not tokenizer_folder.exists():
         build_tokenizer().save_pretrained(tokenizer_folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
-    model = build_mllm(tokenizer).to(device)
+    model = build_mllm(tokenizer)
     run = Run(
         RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.01, learning_rate=1.5e-3),
         model,

@@ -28,17 +28,17 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
+    def step(self) -> None:
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group)
+                    self._update(parameter, parameter.grad, group)
 
-    def _update(self, parameter: nn.Parameter, group: dict) -> None:
+    def _update(self, parameter: nn.Parameter, gradient: Tensor, group: dict) -> None:
         state = self.state[parameter]
         average = state.setdefault("average", torch.zeros_like(parameter))
-        average.lerp_(parameter.grad, 1 - group["momentum"])
-        looked_ahead = parameter.grad.lerp(average, group["momentum"])
+        average.lerp_(gradient, 1 - group["momentum"])
+        looked_ahead = gradient.lerp(average, group["momentum"])
         update = orthogonalised(looked_ahead.flatten(1)).view_as(parameter)
         tall = max(1.0, parameter.shape[0] / parameter[0].numel()) ** 0.5
         parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * tall)

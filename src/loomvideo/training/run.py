@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from loomvideo.training.muon import Muon
 
 log = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +45,11 @@ def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
 
 
 @dataclass
-class Run:
-    """A model in training. ``step(loss_of)`` does one update; ``finished`` says when this slice or the run is over."""
+class Run(Generic[Model]):
+    """A model in training, moved to ``device``. ``step(loss_of)`` does one update; ``finished`` says when this slice or the run is over."""
 
     config: RunConfig
-    model: nn.Module
+    model: Model
     device: torch.device
     steps: int = 0
     seconds: float = 0.0
@@ -54,6 +57,7 @@ class Run:
 
     def __post_init__(self) -> None:
         config = self.config
+        self.model.to(self.device)
         named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.parameters = list(named.values())
         matrices = [p for name, p in named.items() if is_hidden_matrix(name, p)]
@@ -153,7 +157,7 @@ class Run:
         with open(self.config.folder / "log.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def averaged_model(self) -> nn.Module:
+    def averaged_model(self) -> Model:
         """The model with its averaged weights."""
         self.model.load_state_dict(self.ema)
         return self.model

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -57,13 +58,14 @@ def initialise(vae: AutoencoderKLWan) -> None:
         fan_in = layer.weight[:, :, -1].numel() if layer.weight.ndim == 5 else layer.weight.numel()
         std = (fan_in / layer.out_channels) ** -0.5
         nn.init.normal_(layer.weight, std=std)
-        nn.init.zeros_(layer.bias)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
         with torch.no_grad():
             if layer.weight.ndim == 5:
                 layer.weight[:, :, :-1] *= 0.3 if name.endswith("time_conv") else 0.1
             if name.endswith("conv2"):
                 layer.weight *= 0.3
-    nn.init.constant_(vae.quant_conv.bias[CHANNELS:], -5.0)
+    nn.init.constant_(vae.get_parameter("quant_conv.bias")[CHANNELS:], -5.0)
     with torch.no_grad():
         vae.quant_conv.weight[CHANNELS:] *= 0.1
 
@@ -97,18 +99,38 @@ def to_model_range(frames: Tensor, device: torch.device) -> Tensor:
     return frames.to(device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
-def vae_loss(vae: AutoencoderKLWan, pixels: Tensor) -> tuple[Tensor, dict[str, float]]:
-    posterior = vae.encode(pixels).latent_dist
-    decoded = vae.decode(posterior.sample()).sample
+def reconstruction_loss(decoded: Tensor, pixels: Tensor) -> tuple[Tensor, dict[str, float]]:
     error = decoded - pixels
     absolute, squared = error.abs().mean(), error.square().mean()
     # flat ground is most of every frame: errors at edges count again, so that shapes can be told apart
     edges = F.l1_loss(decoded.diff(dim=-1), pixels.diff(dim=-1)) + F.l1_loss(decoded.diff(dim=-2), pixels.diff(dim=-2))
-    kl = posterior.kl().sum() / pixels.numel() * 3
-    # squared errors lead: absolute ones, from the start, hold the network at the median picture
-    loss = squared + 0.05 * (absolute + edges) + KL_WEIGHT * kl
     psnr = 10 * float(torch.log10(4 / squared.detach()))
-    return loss, {"absolute": float(absolute.detach()), "psnr": psnr, "kl_per_pixel": float(kl.detach())}
+    # squared errors lead: absolute ones, from the start, hold the network at the median picture
+    return squared + 0.05 * (absolute + edges), {"absolute": float(absolute.detach()), "psnr": psnr}
+
+
+def encode(vae: AutoencoderKLWan, pixels: Tensor) -> DiagonalGaussianDistribution:
+    """The posterior of pixels (b, 3, t, y, x) in [-1, 1]."""
+    return vae.encode(pixels, return_dict=False)[0]
+
+
+def decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """Pixels (b, 3, t, y, x), as they were encoded."""
+    return vae.decode(latents, return_dict=False)[0]
+
+
+def vae_loss(vae: AutoencoderKLWan, pixels: Tensor) -> tuple[Tensor, dict[str, float]]:
+    posterior = encode(vae, pixels)
+    loss, figures = reconstruction_loss(decode(vae, posterior.sample()), pixels)
+    kl = posterior.kl().sum() / pixels.numel() * 3
+    return loss + KL_WEIGHT * kl, figures | {"kl_per_pixel": float(kl.detach())}
+
+
+def decoder_loss(vae: AutoencoderKLWan, pixels: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """The encoder stays as it is; drawn latents make the decoder forgive a denoiser's small errors."""
+    with torch.no_grad():
+        latents = encode(vae, pixels).sample()
+    return reconstruction_loss(decode(vae, latents), pixels)
 
 
 def measure_latents(
@@ -121,7 +143,7 @@ def measure_latents(
     means, variances, posterior = [], [], []
     for _ in range(count):
         with torch.no_grad():
-            distribution = vae.encode(to_model_range(next(batches), device)).latent_dist
+            distribution = encode(vae, to_model_range(next(batches), device))
         means.append(distribution.mean.mean(dim=(0, 2, 3, 4)))
         variances.append(distribution.mean.square().mean(dim=(0, 2, 3, 4)))
         posterior.append(distribution.var.mean(dim=(0, 2, 3, 4)))
@@ -133,7 +155,7 @@ def measure_latents(
 def train_vae(folder: Path, *, minutes: float, slice_minutes: float, device: torch.device, workers: int) -> None:
     """Train until ``minutes`` are over and write ``folder/vae``; called again it goes on where it stopped."""
     torch.manual_seed(0)
-    vae = build_vae().to(device)
+    vae = build_vae()
     config = RunConfig(
         folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.006, learning_rate=2e-3
     )
@@ -154,3 +176,26 @@ def train_vae(folder: Path, *, minutes: float, slice_minutes: float, device: tor
     mean, std = measure_latents(averaged, iter(WorldCrops(CLIPS, seed=0)), 60, device)
     averaged.register_to_config(latents_mean=mean, latents_std=std)
     averaged.save_pretrained(folder / "vae")
+
+
+def train_decoder(
+    folder: Path, trained: Path, *, minutes: float, slice_minutes: float, device: torch.device, workers: int
+) -> None:
+    """Go on training the decoder alone of the VAE in ``trained``, and write ``folder/vae``.
+
+    The latents stay what they are, so a denoiser may be trained on them meanwhile.
+    """
+    torch.manual_seed(1)
+    vae = AutoencoderKLWan.from_pretrained(trained)
+    vae.encoder.requires_grad_(False)
+    vae.quant_conv.requires_grad_(False)
+    config = RunConfig(
+        folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.005, learning_rate=1e-3
+    )
+    run = Run(config, vae, device)
+    clips = iter(DataLoader(WorldCrops(CLIPS, seed=run.steps + 1), batch_size=None, num_workers=workers))
+    while not run.finished:
+        pixels = to_model_range(next(clips), device)
+        run.step(lambda pixels=pixels: decoder_loss(vae, pixels))
+    run.save()
+    run.averaged_model().eval().save_pretrained(folder / "vae")

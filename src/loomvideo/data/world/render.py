@@ -45,7 +45,7 @@ def _polygon(shape: str) -> np.ndarray:
         turns = np.arange(10) * np.pi / 5 - np.pi / 2
         radius = np.where(np.arange(10) % 2 == 0, 1.05, 0.42)
         points = np.stack([np.cos(turns) * radius, np.sin(turns) * radius], axis=1)
-        return points + (0, 0.1)
+        return points + np.array((0, 0.1))
     turns = np.linspace(0, 2 * np.pi, 120, endpoint=False)  # heart
     points = np.stack(
         [
@@ -54,7 +54,7 @@ def _polygon(shape: str) -> np.ndarray:
         ],
         axis=1,
     )
-    return points / 16 + (0, -0.15)
+    return points / 16 + np.array((0, -0.15))
 
 
 def _inside(points: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -79,7 +79,8 @@ def template(shape: str) -> np.ndarray:
         return np.maximum(radius - 1, 0.55 - radius).astype(np.float32)
     inside = _inside(_polygon(shape), x, y)
     unit = 2 * REACH / TEMPLATE
-    distance = ndimage.distance_transform_edt(~inside) - ndimage.distance_transform_edt(inside)
+    outwards, inwards = (np.asarray(ndimage.distance_transform_edt(part)) for part in (~inside, inside))
+    distance = outwards - inwards
     return (ndimage.gaussian_filter(distance - np.sign(distance) * 0.5, 0.5) * unit).astype(np.float32)
 
 

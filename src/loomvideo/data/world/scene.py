@@ -4,6 +4,7 @@ The words and colours are a contract (world sheet): a judge written apart from t
 Places are fractions of the frame's width and height, sizes fractions of its shorter side, time runs from 0 to 1 over the clip.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
@@ -118,7 +119,7 @@ def _pick(rng: np.random.Generator, options: tuple) -> object:
 
 
 def sample_background(
-    rng: np.random.Generator, kinds: tuple[str, ...] = BACKGROUNDS, avoid: set[str] = frozenset()
+    rng: np.random.Generator, kinds: tuple[str, ...] = BACKGROUNDS, avoid: Collection[str] = ()
 ) -> Background:
     """Half of all backgrounds are plain; none has a colour in ``avoid``."""
     kind = "plain" if "plain" in kinds and rng.random() < 0.5 else str(_pick(rng, kinds))

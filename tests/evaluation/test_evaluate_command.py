@@ -1,0 +1,56 @@
+"""``loomvideo evaluate`` asks a model for every case, writes its scores, and goes on where it was stopped."""
+
+import json
+
+import numpy as np
+import pytest
+
+from loomvideo.cli import evaluate as command
+from loomvideo.cli.main import main
+from loomvideo.systems.request import ModelLimits
+
+
+class BlackSession:
+    """A model that makes black frames."""
+
+    def __init__(self, options, progress):
+        self.options = {"system": "loomvideo", "model": "black"} | dict(options)
+        self.limits = ModelLimits(fps=8.0, area=128 * 128, max_frames=17, default_frames=17, max_area=256 * 256)
+
+    def generate(self, decided):
+        BlackSession.plans.append(decided)
+        return np.zeros((decided.output_frames, decided.output_height, decided.output_width, 3), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def _black(monkeypatch):
+    BlackSession.plans = []
+    monkeypatch.setattr(command, "Session", BlackSession)
+
+
+def test_every_task_is_planned_as_its_own(tmp_path, capsys):
+    tasks = list(command.GENERATED)
+    assert main(["evaluate", "--tasks", ",".join(tasks), "--num-prompts", "1", "--output", str(tmp_path / "s.json"), "--quiet"]) == 0
+    assert [str(decided.task) for decided in BlackSession.plans] == list(command.GENERATED.values())
+    assert capsys.readouterr().out == ""
+
+
+def test_scores_records_and_sheets_are_written(tmp_path, capsys):
+    words = ["evaluate", "--tasks", "t2i", "--num-prompts", "2", "--steps", "3", "--output", str(tmp_path / "out" / "s.json"), "--save-samples", str(tmp_path / "sheets")]
+    assert main(words) == 0
+    report = json.loads((tmp_path / "out" / "s.json").read_text())
+    assert report["tasks"]["t2i"]["all_right"]["total"] == 2
+    assert report["settings"]["num_inference_steps"] == 3
+    assert [decided.num_inference_steps for decided in BlackSession.plans] == [3, 3]
+    assert sorted(path.name for path in (tmp_path / "sheets").iterdir()) == ["t2i_0000_wrong.png", "t2i_0001_wrong.png"]
+    assert "0/2" in capsys.readouterr().out
+    assert main(words) == 0
+    assert len(BlackSession.plans) == 2  # the second run found both
+
+
+@pytest.mark.parametrize("words", [["--tasks", "t2x"], ["--tasks", ","], ["--tasks", "style_real"], ["--num-prompts", "0"], ["--media", "nowhere"]])
+def test_what_cannot_be_measured_is_one_line_and_status_two(words, tmp_path, capsys):
+    assert main(["evaluate", "--num-prompts", "1", "--output", str(tmp_path / "s.json"), *words]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("error: ")
