@@ -30,13 +30,39 @@ def _black(monkeypatch):
 
 def test_every_task_is_planned_as_its_own(tmp_path, capsys):
     tasks = list(command.GENERATED)
-    assert main(["evaluate", "--tasks", ",".join(tasks), "--num-prompts", "1", "--output", str(tmp_path / "s.json"), "--quiet"]) == 0
+    assert (
+        main(
+            [
+                "evaluate",
+                "--tasks",
+                ",".join(tasks),
+                "--num-prompts",
+                "1",
+                "--output",
+                str(tmp_path / "s.json"),
+                "--quiet",
+            ]
+        )
+        == 0
+    )
     assert [str(decided.task) for decided in BlackSession.plans] == list(command.GENERATED.values())
     assert capsys.readouterr().out == ""
 
 
 def test_scores_records_and_sheets_are_written(tmp_path, capsys):
-    words = ["evaluate", "--tasks", "t2i", "--num-prompts", "2", "--steps", "3", "--output", str(tmp_path / "out" / "s.json"), "--save-samples", str(tmp_path / "sheets")]
+    words = [
+        "evaluate",
+        "--tasks",
+        "t2i",
+        "--num-prompts",
+        "2",
+        "--steps",
+        "3",
+        "--output",
+        str(tmp_path / "out" / "s.json"),
+        "--save-samples",
+        str(tmp_path / "sheets"),
+    ]
     assert main(words) == 0
     report = json.loads((tmp_path / "out" / "s.json").read_text())
     assert report["tasks"]["t2i"]["all_right"]["total"] == 2
@@ -48,7 +74,10 @@ def test_scores_records_and_sheets_are_written(tmp_path, capsys):
     assert len(BlackSession.plans) == 2  # the second run found both
 
 
-@pytest.mark.parametrize("words", [["--tasks", "t2x"], ["--tasks", ","], ["--tasks", "style_real"], ["--num-prompts", "0"], ["--media", "nowhere"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--tasks", "t2x"], ["--tasks", ","], ["--tasks", "style_real"], ["--num-prompts", "0"], ["--media", "nowhere"]],
+)
 def test_what_cannot_be_measured_is_one_line_and_status_two(words, tmp_path, capsys):
     assert main(["evaluate", "--num-prompts", "1", "--output", str(tmp_path / "s.json"), *words]) == 2
     error = capsys.readouterr().err

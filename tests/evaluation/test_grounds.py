@@ -8,7 +8,12 @@ from loomvideo.data.world.render import render
 from loomvideo.data.world.scene import BACKGROUNDS, Background, Scene
 from loomvideo.evaluation.grounds import camera, ground_of, shows
 
-COLOURED = {"plain": ("green",), "gradient": ("red", "cyan"), "stripes": ("purple", "white"), "checkerboard": ("blue", "yellow")}
+COLOURED = {
+    "plain": ("green",),
+    "gradient": ("red", "cyan"),
+    "stripes": ("purple", "white"),
+    "checkerboard": ("blue", "yellow"),
+}
 
 
 def ground_clip(kind, seed=7, moves="still", num_frames=17):
@@ -47,6 +52,13 @@ def test_the_order_of_two_colours_does_not_matter(kind):
 @pytest.mark.parametrize("kind", ["grass", "sky", "photo", "starry night", "checkerboard"])
 def test_the_camera_is_read_off_a_textured_ground(kind, moves, num_frames):
     frames, _ = ground_clip(kind, moves=moves, num_frames=num_frames)
+    assert camera(frames, everywhere(frames)) == moves
+
+
+@pytest.mark.parametrize("moves", ["still", "pans left", "zooms in"])
+def test_the_camera_is_read_at_any_size(moves):
+    scene = Scene(objects=(), background=Background(kind="grass", colours=(), seed=7), camera=moves)
+    frames = render(scene, height=256, width=448, num_frames=9)
     assert camera(frames, everywhere(frames)) == moves
 
 

@@ -18,7 +18,9 @@ def path_of(item: Object, num_frames: int):
 @pytest.mark.parametrize("num_frames", [5, 9, 17, 33])
 @pytest.mark.parametrize("told", MOTIONS)
 def test_the_least_motion_that_the_world_draws_is_recognised(told, num_frames):
-    x, y, scale, angle = path_of(Object(shape="heart", colour="red", motion=told, travel=TRAVEL.get(told, 0.3)), num_frames)
+    x, y, scale, angle = path_of(
+        Object(shape="heart", colour="red", motion=told, travel=TRAVEL.get(told, 0.3)), num_frames
+    )
     spinning = spins(np.degrees(angle), 360)
     assert motion(x, y, scale**2, spinning=spinning) == told
 

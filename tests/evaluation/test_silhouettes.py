@@ -37,7 +37,9 @@ def test_the_angle_is_found_up_to_the_shapes_symmetry(shape, degrees):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_place_and_size_do_not_change_the_grid(shape):
-    small, large = (silhouette(drawn(shape, half, centre=centre)) for half, centre in ((14.0, (30.0, 45.0)), (21.0, (42.5, 36.2))))
+    small, large = (
+        silhouette(drawn(shape, half, centre=centre)) for half, centre in ((14.0, (30.0, 45.0)), (21.0, (42.5, 36.2)))
+    )
     assert np.abs(small.grid - large.grid).mean() < 0.03
     assert large.area / small.area == pytest.approx(1.5**2, rel=0.02)
 

@@ -108,7 +108,14 @@ def test_what_is_no_record_file_is_refused(tmp_path):
         evaluate(perfect, tasks=["t2i"], num_prompts=1, records=tmp_path / "run.jsonl")
 
 
-@pytest.mark.parametrize(("options", "message"), [({"tasks": ["t2x"]}, "not in the suite"), ({"num_prompts": 0}, "at least 1"), ({"tasks": ["style_real"]}, "--media")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tasks": ["t2x"]}, "not in the suite"),
+        ({"num_prompts": 0}, "at least 1"),
+        ({"tasks": ["style_real"]}, "--media"),
+    ],
+)
 def test_what_cannot_be_asked_is_refused(options, message):
     with pytest.raises(SuiteError, match=message):
         evaluate(perfect, **{"tasks": ["t2i"], "num_prompts": 1, **options})

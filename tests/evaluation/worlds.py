@@ -11,7 +11,9 @@ from loomvideo.data.world.scene import Background, Object, Scene
 
 def one_object(**looks) -> Scene:
     background = looks.pop("background", Background(colours=("blue",)))
-    return Scene(objects=(Object(**{"shape": "circle", "colour": "red", "size": "medium"} | looks),), background=background)
+    return Scene(
+        objects=(Object(**{"shape": "circle", "colour": "red", "size": "medium"} | looks),), background=background
+    )
 
 
 def blurred(frames):

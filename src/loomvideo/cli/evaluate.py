@@ -18,7 +18,14 @@ from loomvideo.media.clip import Clip, write_picture
 from loomvideo.systems.request import Request, plan
 
 SUITES = ("world",)
-GENERATED = {"t2v": "t2v", "t2i": "t2i", "edit": "edit", "edit_image": "edit", "guided_edit": "ref_edit", "mi2v": "mi2v"}
+GENERATED = {
+    "t2v": "t2v",
+    "t2i": "t2i",
+    "edit": "edit",
+    "edit_image": "edit",
+    "guided_edit": "ref_edit",
+    "mi2v": "mi2v",
+}
 SAMPLING = ("num_inference_steps", "guidance_scale", "guidance_scale_visual")
 EPILOG = """\
 examples:
@@ -34,11 +41,23 @@ def add_parser(commands: "argparse._SubParsersAction") -> None:
     parser = commands.add_parser("evaluate", epilog=EPILOG, help="measure a model")
     parser.add_argument("--suite", choices=SUITES, default="world", help="what to measure on (default: world)")
     parser.add_argument("--tasks", metavar="A,B", help=f"some of {','.join(TASKS)} (default: all that can run)")
-    parser.add_argument("--num-prompts", type=whole_number, default=200, metavar="N", help="prompts a task (default: 200)")
-    parser.add_argument("--seed", type=whole_number, default=0, metavar="N", help="another seed asks other prompts (default: 0)")
-    parser.add_argument("--output", type=Path, default=Path("results/world.json"), metavar="FILE", help="the scores (default: results/world.json)")
+    parser.add_argument(
+        "--num-prompts", type=whole_number, default=200, metavar="N", help="prompts a task (default: 200)"
+    )
+    parser.add_argument(
+        "--seed", type=whole_number, default=0, metavar="N", help="another seed asks other prompts (default: 0)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("results/world.json"),
+        metavar="FILE",
+        help="the scores (default: results/world.json)",
+    )
     parser.add_argument("--media", type=Path, metavar="DIR", help=f"a folder of real clips, for {REAL_STYLE}")
-    parser.add_argument("--save-samples", type=Path, metavar="DIR", help="write a picture of every prompt's input, output and truth")
+    parser.add_argument(
+        "--save-samples", type=Path, metavar="DIR", help="write a picture of every prompt's input, output and truth"
+    )
     parser.add_argument("--height", type=whole_number, default=128, metavar="PIXELS")
     parser.add_argument("--width", type=whole_number, default=128, metavar="PIXELS")
     parser.add_argument("--num-frames", type=whole_number, default=17, metavar="N")
@@ -69,7 +88,9 @@ def chosen_tasks(arguments: argparse.Namespace) -> tuple[str, ...]:
         return tuple(task for task in TASKS if task != REAL_STYLE or arguments.media is not None)
     tasks = tuple(dict.fromkeys(word.strip() for word in arguments.tasks.split(",") if word.strip()))
     if unknown := [task for task in tasks if task not in TASKS] or not tasks:
-        raise UsageError(f"--tasks {arguments.tasks}: {unknown if tasks else 'nothing'} is not in the suite; use some of {','.join(TASKS)}")
+        raise UsageError(
+            f"--tasks {arguments.tasks}: {unknown if tasks else 'nothing'} is not in the suite; use some of {','.join(TASKS)}"
+        )
     return tasks
 
 
@@ -88,7 +109,9 @@ def measure(arguments: argparse.Namespace, tasks: tuple[str, ...], progress: Pro
         progress.step(finished, total)
         if arguments.save_samples is not None:
             name = f"{case.task}_{case.index:04d}_{'right' if verdict.all_right else 'wrong'}.png"
-            write_picture(arguments.save_samples / name, contact_sheet(case, frames, verdict), metadata={"prompt": case.prompt})
+            write_picture(
+                arguments.save_samples / name, contact_sheet(case, frames, verdict), metadata={"prompt": case.prompt}
+            )
 
     progress.stage("evaluating")
     if arguments.save_samples is not None:

@@ -7,8 +7,8 @@ from zlib import crc32
 
 import numpy as np
 
-from loomvideo.data.world.style_prompts import style_instruction
 from loomvideo.data.world.phrases import Writer
+from loomvideo.data.world.style_prompts import style_instruction
 from loomvideo.data.world.styles import STYLES, apply_style
 from loomvideo.data.world.tasks import PICTURE_TASKS, Sample, sample
 from loomvideo.evaluation.judge import Verdict, judge, judge_style
@@ -189,4 +189,8 @@ def cases(task: str, numbers: Iterable[int], *, seed: int, size: Size, media: Pa
             if index < len(clips) * len(STYLES):
                 yield real_case(clips, index, seed=seed, size=size)
     else:
-        raise SuiteError(f"task {task!r} needs a folder of clips: give --media" if task == REAL_STYLE else f"task {task!r}: use {', '.join(TASKS)}")
+        raise SuiteError(
+            f"task {task!r} needs a folder of clips: give --media"
+            if task == REAL_STYLE
+            else f"task {task!r}: use {', '.join(TASKS)}"
+        )

@@ -18,12 +18,16 @@ def to_lab(colours: np.ndarray) -> np.ndarray:
     """sRGB in 0..255 (..., 3) to CIE L*a*b* under D65 (IEC 61966-2-1, CIE 15)."""
     encoded = np.asarray(colours, np.float64) / 255
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-    primaries = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
+    primaries = np.array(
+        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+    )
     white = np.array([0.95047, 1.0, 1.08883])
     ratio = linear @ primaries.T / white
     root = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio / (3 * (6 / 29) ** 2) + 4 / 29)
     lightness = 116 * root[..., 1] - 16
-    return np.stack([lightness, 500 * (root[..., 0] - root[..., 1]), 200 * (root[..., 1] - root[..., 2])], axis=-1).astype(np.float32)
+    return np.stack(
+        [lightness, 500 * (root[..., 0] - root[..., 1]), 200 * (root[..., 1] - root[..., 2])], axis=-1
+    ).astype(np.float32)
 
 
 @cache

@@ -24,6 +24,7 @@ CLOUD = (250, 250, 252)
 PANNED = 0.1  # of the frame's width over the clip; the world's pans cover 0.3
 ZOOMED = 0.1  # natural logarithm of the factor; the world's zooms reach log 1.4 = 0.34
 STEADY = 0.06  # pans and zooms below this are none
+FLOW_SIDE = 64  # pixels of the shorter side at which it is measured
 VISIBLE = 0.12  # mean squared slope, in values per pixel, of a ground whose movement can be seen
 
 
@@ -43,7 +44,8 @@ class Ground:
 def ground_of(frames: np.ndarray, outside: np.ndarray) -> Ground:
     chosen = np.unique(np.linspace(0, len(frames) - 1, FRAMES_SEEN).round().astype(int))
     sharp = frames[chosen]
-    return Ground(ndimage.uniform_filter(sharp.astype(np.float32), (0, 3, 3, 0)), sharp, outside[chosen])
+    smooth = ndimage.uniform_filter(sharp.astype(np.float32), 3, axes=(1, 2))
+    return Ground(smooth, sharp, outside[chosen])
 
 
 def shows(ground: Ground, background: Background) -> bool:
@@ -119,13 +121,17 @@ def _is_striped(ground: Ground, names: Sequence[str]) -> bool:
     signs = _two_coloured(ground, names)
     if signs is None:
         return False
-    return all(any(_purity(frame, axis) > 0.88 and _changes(frame, 1 - axis) >= 2 for axis in (0, 1)) for frame in signs)
+    return all(
+        any(_purity(frame, axis) > 0.88 and _changes(frame, 1 - axis) >= 2 for axis in (0, 1)) for frame in signs
+    )
 
 
 def _is_checkered(ground: Ground, names: Sequence[str]) -> bool:
     """Two colours that change along both sides as the product of a row and a column does."""
     signs = _two_coloured(ground, names)
-    return signs is not None and all(_product_share(frame[::2, ::2]) > 0.55 and min(_changes(frame, 0), _changes(frame, 1)) >= 2 for frame in signs)
+    return signs is not None and all(
+        _product_share(frame[::2, ::2]) > 0.55 and min(_changes(frame, 0), _changes(frame, 1)) >= 2 for frame in signs
+    )
 
 
 def _product_share(signs: np.ndarray) -> float:
@@ -145,7 +151,10 @@ def _is_grassy(ground: Ground, _: Sequence[str]) -> bool:
     lab = colours.to_lab(ground.pixels[::7])
     green = (lab[:, 1] < -12) & (lab[:, 2] > 12)
     median = np.median(lab, axis=0)
-    from_grass, from_palette = colours.difference(median, colours.to_lab(np.array(GRASS))), colours.difference(median, colours.palette_lab())
+    from_grass, from_palette = (
+        colours.difference(median, colours.to_lab(np.array(GRASS))),
+        colours.difference(median, colours.palette_lab()),
+    )
     return bool(from_grass < min(20, from_palette.min()) and green.mean() > 0.85 and _spread(ground) > BLADES)
 
 
@@ -167,7 +176,9 @@ def _is_photographic(ground: Ground, _: Sequence[str]) -> bool:
         return False
     nearest = np.bincount(colours.nearest(colours.cells(ground.sharp))[ground.outside], minlength=len(COLOURS))
     commonest = [list(COLOURS)[index] for index in nearest.argsort()[:-3:-1]]
-    return not (_is_checkered(ground, commonest) or _is_starry(ground, ()) or _is_grassy(ground, ()) or _is_sky(ground, ()))
+    return not (
+        _is_checkered(ground, commonest) or _is_starry(ground, ()) or _is_grassy(ground, ()) or _is_sky(ground, ())
+    )
 
 
 def _varies_one_way(ground: Ground) -> bool:
@@ -200,23 +211,29 @@ def camera(frames: np.ndarray, outside: np.ndarray) -> str | None:
 
     Least squares on the brightness constancy equation (Lucas & Kanade 1981) with one shift and one zoom per pair of frames.
     """
-    grey = ndimage.gaussian_filter(frames[:, ::2, ::2].mean(axis=-1, dtype=np.float32), (0, 2, 2))
-    free = ndimage.binary_erosion(outside[:, ::2, ::2], ABOUT, iterations=3, border_value=1)  # where smoothing brings nothing of an object
-    middle = (grey[1:] + grey[:-1]) / 2
-    dy, dx = np.gradient(middle, axis=(1, 2))
+    step = max(min(frames.shape[1:3]) // FLOW_SIDE, 1)
+    grey = ndimage.gaussian_filter(_pooled(frames.mean(axis=-1, dtype=np.float32), step), 2, axes=(1, 2))
+    free = _pooled(outside.astype(np.float32), step) == 1
+    free = np.asarray(ndimage.binary_erosion(free, ABOUT, iterations=3))  # where smoothing brings nothing of an object
+    dy, dx = np.gradient((grey[1:] + grey[:-1]) / 2, axis=(1, 2))
     change = grey[1:] - grey[:-1]
     weight = (free[1:] & free[:-1]).astype(np.float32)
-    weight[:, [0, 1, -2, -1]] = weight[:, :, [0, 1, -2, -1]] = 0
-    height, width = grey.shape[1:]
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    swell = dx * (x - (width - 1) / 2) + dy * (y - (height - 1) / 2)
     if float((dx**2 * weight).sum() / max(weight.sum(), 1)) < VISIBLE:
         return None
-    design = np.stack([dx, dy, swell], axis=-1).reshape(len(grey) - 1, -1, 3)
-    weighted = design * weight.reshape(len(grey) - 1, -1, 1)
-    normal = weighted.transpose(0, 2, 1) @ design + np.diag([1.0, 1.0, 1.0])
-    moved = np.linalg.solve(normal, -(weighted.transpose(0, 2, 1) @ change.reshape(len(grey) - 1, -1, 1)))[..., 0].sum(axis=0)
+    pairs, height, width = change.shape
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    swell = dx * (x - (width - 1) / 2) + dy * (y - (height - 1) / 2)
+    design = np.stack([dx, dy, swell], axis=-1).reshape(pairs, -1, 3)
+    weighted = (design * weight.reshape(pairs, -1, 1)).transpose(0, 2, 1)
+    moved = np.linalg.solve(weighted @ design + np.eye(3), -weighted @ change.reshape(pairs, -1, 1))[..., 0].sum(axis=0)
     return _camera_word(pan=float(moved[0]) / width, zoom=float(moved[2]))
+
+
+def _pooled(values: np.ndarray, step: int) -> np.ndarray:
+    """Means of (t, y, x) over blocks of step x step pixels; what is over at the right and the bottom is left out."""
+    frames, height, width = values.shape[0], values.shape[1] // step, values.shape[2] // step
+    blocks = values[:, : height * step, : width * step].reshape(frames, height, step, width, step)
+    return blocks.mean(axis=(2, 4))
 
 
 def _camera_word(*, pan: float, zoom: float) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from loomvideo.data.world.edits import kept_pixels
 from loomvideo.data.world.render import frame_times, ground, grounds, object_masks
-from loomvideo.data.world.scene import COLOURS, SIZES, Background, Object, Scene
+from loomvideo.data.world.scene import SIZES, Background, Object, Scene
 from loomvideo.data.world.styles import apply_style
 from loomvideo.data.world.tasks import Sample
 from loomvideo.evaluation import colours
@@ -59,7 +59,9 @@ def judge(frames: np.ndarray, sample: Sample) -> Verdict:
     source = sample.source_frames()
     if sample.style is not None and source is not None:
         return judge_style(frames, source, sample.style)
-    pictured = any(not scene.objects and scene.background == sample.scene.background for scene in sample.reference_scenes)
+    pictured = any(
+        not scene.objects and scene.background == sample.scene.background for scene in sample.reference_scenes
+    )
     told = sample.told | ({"background"} if pictured else set()) | ({"pattern"} if sample.reference_scenes else set())
     verdict = judge_scene(frames, sample.scene, told=told)
     if pictured and not _ground_is_like(frames, sample.scene):
@@ -122,16 +124,26 @@ def _look(item: Object) -> tuple[str, str, str]:
 
 
 def _agreement(seen: Sequence[SeenObject | None], told: Sequence[Object]) -> int:
-    return sum(2 * (found.shape == item.shape) + (found.motion == item.motion) for found, item in zip(seen, told, strict=True) if found)
+    return sum(
+        2 * (found.shape == item.shape) + (found.motion == item.motion)
+        for found, item in zip(seen, told, strict=True)
+        if found
+    )
 
 
 def _stand_in(item: Object, others: Sequence[SeenObject], *, missing: int) -> SeenObject | None:
     """An object of another colour that was not told: what a missing one's shape and motion are read from."""
     agreeing = [other for other in others if other.shape == item.shape]
-    return max(agreeing or others, key=lambda other: other.overlap, default=None) if len(others) <= missing or agreeing else None
+    return (
+        max(agreeing or others, key=lambda other: other.overlap, default=None)
+        if len(others) <= missing or agreeing
+        else None
+    )
 
 
-def _object_facts(view: View, told: Object, seen: SeenObject | None, of_its_colour: bool, told_facts: Iterable[str]) -> dict[str, bool]:
+def _object_facts(
+    view: View, told: Object, seen: SeenObject | None, of_its_colour: bool, told_facts: Iterable[str]
+) -> dict[str, bool]:
     facts = {"colour": of_its_colour, "shape": seen is not None and seen.shape == told.shape}
     if len(view.frames) > 1:
         facts["motion"] = seen is not None and seen.motion == told.motion
@@ -169,7 +181,7 @@ def _ground_is_like(frames: np.ndarray, scene: Scene) -> bool:
     """Whether the ground has a picture's colours where the picture has them, coarsely, outside the objects."""
     num_frames, height, width = frames.shape[:3]
     masks = object_masks(scene, height=height, width=width, num_frames=num_frames)
-    free = ~widened((masks > 0).any(axis=0), BORDER)
+    free = ~widened(masks.max(axis=0, initial=0) > 0, BORDER)
     still = np.clip(ground(scene.background, height, width), 0, 255)
     rows, columns = (np.arange(GROUND_CELLS) * side // GROUND_CELLS for side in (height, width))
 
@@ -178,7 +190,10 @@ def _ground_is_like(frames: np.ndarray, scene: Scene) -> bool:
 
     weight = free.sum(axis=0).astype(np.float32)
     counts = cell_sums(weight)[..., None]
-    seen, wanted = (cell_sums(values) / np.maximum(counts, 1) for values in ((frames * free[..., None]).sum(axis=0), still * weight[..., None]))
+    seen, wanted = (
+        cell_sums(values) / np.maximum(counts, 1)
+        for values in ((frames * free[..., None]).sum(axis=0), still * weight[..., None])
+    )
     differences = colours.difference(colours.to_lab(seen), colours.to_lab(wanted))
     return bool(differences[counts[..., 0] > 0].mean() < GROUND_LIKENESS)
 
@@ -186,7 +201,9 @@ def _ground_is_like(frames: np.ndarray, scene: Scene) -> bool:
 # --- edits
 
 
-def _with_edit(verdict: Verdict, frames: np.ndarray, sample: Sample, source: np.ndarray, source_scene: Scene) -> Verdict:
+def _with_edit(
+    verdict: Verdict, frames: np.ndarray, sample: Sample, source: np.ndarray, source_scene: Scene
+) -> Verdict:
     """The verdict with what an edit adds: the change itself where no object shows it, and the pixels that must stay."""
     facts = dict(verdict.facts)
     scene = sample.scene
@@ -194,7 +211,9 @@ def _with_edit(verdict: Verdict, frames: np.ndarray, sample: Sample, source: np.
     if sample.edit is not None and sample.edit.kind == "resize":
         facts["change"] = _is_resized(verdict, scene, sample.edit.target_objects)
     if sample.edit is not None and sample.edit.kind == "remove":
-        facts["change"] = all(_is_cleared(frames, scene, source_scene.objects[index]) for index in sample.edit.source_objects)
+        facts["change"] = all(
+            _is_cleared(frames, scene, source_scene.objects[index]) for index in sample.edit.source_objects
+        )
     num_frames, height, width = frames.shape[:3]
     kept = ~widened(~kept_pixels(source_scene, scene, height=height, width=width, num_frames=num_frames), BORDER)
     if not kept.any():
@@ -205,7 +224,13 @@ def _with_edit(verdict: Verdict, frames: np.ndarray, sample: Sample, source: np.
 
 def _is_resized(verdict: Verdict, scene: Scene, indices: Sequence[int]) -> bool:
     """Whether there is an object of the told look at its told new size, for every one of ``indices``."""
-    return all(any(seen.colour == (told := scene.objects[index]).colour and _is_size(seen, told, RESIZED) for seen in verdict.seen) for index in indices)
+    return all(
+        any(
+            seen.colour == (told := scene.objects[index]).colour and _is_size(seen, told, RESIZED)
+            for seen in verdict.seen
+        )
+        for index in indices
+    )
 
 
 def _is_cleared(frames: np.ndarray, scene: Scene, removed: Object) -> bool:

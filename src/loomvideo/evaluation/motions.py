@@ -72,7 +72,9 @@ def _orbits(x: np.ndarray, y: np.ndarray) -> bool:
 
 
 def _one_way(x: np.ndarray, y: np.ndarray) -> str | None:
-    along, across, words = (x, y, ("moves left", "moves right")) if np.ptp(x) > np.ptp(y) else (y, x, ("moves up", "moves down"))
+    along, across, words = (
+        (x, y, ("moves left", "moves right")) if np.ptp(x) > np.ptp(y) else (y, x, ("moves up", "moves down"))
+    )
     net = along[-1] - along[0]
     straight = np.ptp(across) <= 0.5 * abs(net) and np.abs(np.diff(along)).sum() <= 1.4 * abs(net)
     return words[int(net > 0)] if abs(net) >= MOVING and straight else None

@@ -52,7 +52,9 @@ class View:
         rows = np.median(few[:, :, ::2], axis=(0, 2))[:, None]
         columns = np.median(few[:, ::2], axis=(0, 1))[None]
         seen = colours.lab_of(self.cells[:: max(len(self.frames) // 4, 1), ::2, ::2])
-        misses = [(colours.difference(seen, colours.to_lab(ground[::2, ::2])) > APART).mean() for ground in (rows, columns)]
+        misses = [
+            (colours.difference(seen, colours.to_lab(ground[::2, ::2])) > APART).mean() for ground in (rows, columns)
+        ]
         share, ground = min(zip(misses, (rows, columns), strict=True), key=lambda pair: pair[0])
         return np.broadcast_to(ground, self.frames.shape[1:]) if share < 0.4 else None
 
@@ -112,18 +114,23 @@ def _soft_edge(view: View, frame: int, rows: slice, columns: slice, core: np.nda
     elif reach.all():
         return core.astype(np.float32)
     else:
-        nearest = ndimage.distance_transform_edt(reach, return_distances=False, return_indices=True)
-        ground = pixels[tuple(nearest)]
+        rows_of, columns_of = np.asarray(
+            ndimage.distance_transform_edt(reach, return_distances=False, return_indices=True)
+        )
+        ground = pixels[rows_of, columns_of]
     way, passed = (colour - ground) @ LUMA_FIRST, (pixels - ground) @ LUMA_FIRST
     along = (passed * way).sum(axis=-1) / np.maximum((way**2).sum(axis=-1), 100)
     return np.where(reach, np.clip(along, 0, 1), 0).astype(np.float32)
 
 
-def blobs(view: View, mask: np.ndarray, *, at_most: int, smallest: float | None = None, soft: bool = True) -> list[Blob]:
+def blobs(
+    view: View, mask: np.ndarray, *, at_most: int, smallest: float | None = None, soft: bool = True
+) -> list[Blob]:
     """The largest components of a mask (t, y, x), ``at_most`` in each frame, of a size that an object can have."""
     short = min(mask.shape[1:])
-    labels, count = ndimage.label(mask, IN_PLANE)
-    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    labels = np.zeros(mask.shape, np.int32)
+    ndimage.label(mask, IN_PLANE, output=labels)
+    areas = np.bincount(labels.ravel())
     fitting = np.flatnonzero((areas >= (smallest or _smallest(short))) & (areas <= _largest(short)))
     boxes = ndimage.find_objects(labels)
     taken: dict[int, int] = {}
@@ -145,7 +152,9 @@ def blobs(view: View, mask: np.ndarray, *, at_most: int, smallest: float | None 
     return found
 
 
-def follow(found: Sequence[Blob], quality: np.ndarray, *, tracks: int, num_frames: int, height: int, width: int) -> list[list[int]]:
+def follow(
+    found: Sequence[Blob], quality: np.ndarray, *, tracks: int, num_frames: int, height: int, width: int
+) -> list[list[int]]:
     """Up to ``tracks`` paths of blobs (indices into ``found``, in the order of time), the most shape-like first.
 
     A path starts at the best blob left and takes, in each frame on both sides, the blob that is near and looks like a shape.
@@ -153,7 +162,9 @@ def follow(found: Sequence[Blob], quality: np.ndarray, *, tracks: int, num_frame
     places = np.array([(blob.outline.x / width, blob.outline.y / height) for blob in found]).reshape(-1, 2)
     frames = np.array([blob.frame for blob in found], int)
     free = np.ones(len(found), bool)
-    limit = min(1.0, 4.5 / max(num_frames - 1, 1))  # the fastest bounce covers 0.35 of the frame in an eighth of the clip
+    limit = min(
+        1.0, 4.5 / max(num_frames - 1, 1)
+    )  # the fastest bounce covers 0.35 of the frame in an eighth of the clip
     paths: list[list[int]] = []
     while len(paths) < tracks and free.any():
         start = int(np.where(free, quality, -1).argmax())
@@ -176,10 +187,14 @@ def _described(path: Sequence[Blob], fits: Fit, colour: str | None, view: View) 
     num_frames, height, width = view.frames.shape[:3]
     area = np.array([blob.outline.area for blob in path])
     upright, turned = area @ fits.upright / area.sum(), area @ fits.turned / area.sum()
-    spinning = np.array([shape in SYMMETRY and spins(fits.degrees[:, i], SYMMETRY[shape]) for i, shape in enumerate(SHAPES)])
+    spinning = np.array(
+        [shape in SYMMETRY and spins(fits.degrees[:, i], SYMMETRY[shape]) for i, shape in enumerate(SHAPES)]
+    )
     overlap = np.where(spinning, turned, upright)
     best = int(overlap.argmax())
-    x, y = (np.array([getattr(blob.outline, axis) for blob in path]) / side for axis, side in (("x", width), ("y", height)))
+    x, y = (
+        np.array([getattr(blob.outline, axis) for blob in path]) / side for axis, side in (("x", width), ("y", height))
+    )
     return SeenObject(
         shape=SHAPES[best] if overlap[best] >= LIKE_A_SHAPE else None,
         colour=colour,
@@ -200,37 +215,52 @@ def _seen(view: View, found: list[Blob], colour: str | None, *, tracks: int) -> 
     quality = fits.turned.max(axis=1) - np.array([blob.off for blob in found]) / 100
     paths = follow(found, quality, tracks=tracks, num_frames=num_frames, height=height, width=width)
     return [
-        _described([found[i] for i in path], Fit(fits.upright[path], fits.turned[path], fits.degrees[path]), colour, view) for path in paths
+        _described(
+            [found[i] for i in path], Fit(fits.upright[path], fits.turned[path], fits.degrees[path]), colour, view
+        )
+        for path in paths
     ]
 
 
-def told_objects(view: View, told: Object, count: int, *, background: Background, known: Sequence[SeenObject] = ()) -> list[SeenObject]:
+def told_objects(
+    view: View, told: Object, count: int, *, background: Background, known: Sequence[SeenObject] = ()
+) -> list[SeenObject]:
     """The ``count`` best objects of a told look, apart from those known: what is found at ΔE < 25, or nearer where a texture runs into it."""
     free = ~covered(view, known, border=BORDER)
     search = _flat_candidates if told.pattern == "flat" else _patterned_candidates
     best: list[SeenObject] = []
     for limit in TIGHTER:
         found = search(view, told, limit, free, background, count)
-        seen = [item for item in _seen(view, found, told.colour, tracks=count) if item.overlap >= LIKE_A_SHAPE and item.share >= PRESENT]
+        seen = [
+            item
+            for item in _seen(view, found, told.colour, tracks=count)
+            if item.overlap >= LIKE_A_SHAPE and item.share >= PRESENT
+        ]
         best = max(best, seen, key=lambda items: (len(items), sum(item.overlap for item in items)))
         if len(best) == count and all(item.overlap >= CLEARLY_A_SHAPE for item in best):
             break
     return best
 
 
-def _flat_candidates(view: View, told: Object, limit: float, free: np.ndarray, background: Background, count: int) -> list[Blob]:
+def _flat_candidates(
+    view: View, told: Object, limit: float, free: np.ndarray, background: Background, count: int
+) -> list[Blob]:
     near = (colours.distance_to(view.cells, told.colour) < limit) & (view.nearest == list(COLOURS).index(told.colour))
     return blobs(view, near & view.foreground & free, at_most=count + 3)
 
 
-def _patterned_candidates(view: View, told: Object, limit: float, free: np.ndarray, background: Background, count: int) -> list[Blob]:
+def _patterned_candidates(
+    view: View, told: Object, limit: float, free: np.ndarray, background: Background, count: int
+) -> list[Blob]:
     """Blobs whose mean colour is the pattern's: of anything over a smooth ground, of the colours between the two over others."""
     first, second = (np.array(COLOURS[name], np.float32) for name in (told.colour, told.pattern_colour))
     shares = np.clip(SECOND_SHARE[told.pattern] + np.array([[-0.2], [-0.1], [0.0], [0.1], [0.2]]), 0.1, 0.9)
     means = colours.to_lab(first * (1 - shares) + second * shares)
     if view.smooth_ground is not None:
         ground = colours.to_lab(view.smooth_ground[::4, ::4])
-        contrast = np.stack([colours.difference(ground, colour) for colour in colours.to_lab(np.stack([first, second]))])
+        contrast = np.stack(
+            [colours.difference(ground, colour) for colour in colours.to_lab(np.stack([first, second]))]
+        )
         mask = view.from_ground > max(APART, 0.4 * float(contrast.min()))
     else:
         mask = _of_either(view, told, limit)
@@ -243,7 +273,10 @@ def _patterned_candidates(view: View, told: Object, limit: float, free: np.ndarr
 
 def _of_either(view: View, told: Object, limit: float) -> np.ndarray:
     """Pixels near one of a pattern's colours, with the mixed ones between them."""
-    near = np.minimum(colours.distance_to(view.cells, told.colour), colours.distance_to(view.cells, told.pattern_colour)) < limit
+    near = (
+        np.minimum(colours.distance_to(view.cells, told.colour), colours.distance_to(view.cells, told.pattern_colour))
+        < limit
+    )
     return ndimage.binary_closing(near, ACROSS)
 
 
@@ -284,7 +317,11 @@ def other_objects(view: View, known: Sequence[SeenObject], background: Backgroun
         mask &= colours.distance_to(view.cells, colour) < TIGHTER[1]
         mask = ndimage.binary_opening(mask, IN_PLANE)
         seen = _seen(view, blobs(view, mask, at_most=2, smallest=smallest, soft=False), colour, tracks=2)
-        others += [item for item in seen if item.overlap >= CLEARLY_A_SHAPE and item.share >= PRESENT and item.across > 0.8 * SIZES["small"]]
+        others += [
+            item
+            for item in seen
+            if item.overlap >= CLEARLY_A_SHAPE and item.share >= PRESENT and item.across > 0.8 * SIZES["small"]
+        ]
     return others
 
 

@@ -32,12 +32,18 @@ def pattern_of(frames: np.ndarray, seen: SeenObject, told: Object) -> str | None
     if seen.shape is None or not seen.blobs:
         return None
     chosen = np.unique(np.linspace(0, len(seen.blobs) - 1, LOOKS).round().astype(int))
-    looks = [_looks(frames, seen.blobs[index], seen.shape, seen.degrees[index], turned=bool(seen.degrees.any())) for index in chosen]
+    looks = [
+        _looks(frames, seen.blobs[index], seen.shape, float(seen.degrees[index]), turned=bool(seen.degrees.any()))
+        for index in chosen
+    ]
     if told.pattern == "flat":
         colour = np.array(COLOURS[told.colour], np.float32)
         share = np.mean([(np.linalg.norm(turns[0].pixels - colour, axis=-1) < STRAY).mean() for turns in looks])
         return "flat" if share > FLAT_SHARE else None
-    fits = {pattern: float(np.mean([max(_correlation(look, pattern, told) for look in turns) for turns in looks])) for pattern in PATTERNS[1:]}
+    fits = {
+        pattern: float(np.mean([max(_correlation(look, pattern, told) for look in turns) for turns in looks]))
+        for pattern in PATTERNS[1:]
+    }
     best = max(fits, key=lambda pattern: fits[pattern])
     return best if fits[best] > LEAST_CORRELATION else None
 
@@ -52,7 +58,10 @@ def _look(frames: np.ndarray, blob: Blob, shape: str, angle: float) -> Look:
     unit = unit_silhouette(shape)
     half = float(np.sqrt(blob.outline.area / unit.area))
     cos, sin = np.cos(angle), np.sin(angle)
-    centre = (blob.outline.x - half * (unit.x * cos - unit.y * sin), blob.outline.y - half * (unit.x * sin + unit.y * cos))
+    centre = (
+        blob.outline.x - half * (unit.x * cos - unit.y * sin),
+        blob.outline.y - half * (unit.x * sin + unit.y * cos),
+    )
     rows, columns, alpha, u, v = coverage(shape, centre, half, angle, *frames.shape[1:3])
     inner = alpha > 0.99
     return Look(frames[blob.frame, rows, columns][inner].astype(np.float32), u[inner], v[inner], half)
@@ -63,7 +72,12 @@ def _correlation(look: Look, pattern: str, told: Object) -> float:
     first, second = (np.array(COLOURS[name], np.float32) for name in (told.colour, told.pattern_colour))
     seen = (look.pixels - first) @ (second - first)
     drawn = Object(shape=told.shape, colour=told.colour, pattern=pattern, pattern_colour=told.pattern_colour)
-    places = [(scale * look.u + dx / look.half, scale * look.v + dy / look.half) for scale in SCALES for dy in SHIFTS for dx in SHIFTS]
+    places = [
+        (scale * look.u + dx / look.half, scale * look.v + dy / look.half)
+        for scale in SCALES
+        for dy in SHIFTS
+        for dx in SHIFTS
+    ]
     wanted = [(fill(drawn, u, v) - first) @ (second - first) for u, v in places]
     return max((_pearson(seen, values) for values in wanted), default=0.0)
 

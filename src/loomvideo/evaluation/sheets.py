@@ -17,7 +17,12 @@ INK, PAPER = (0, 0, 0), (255, 255, 255)
 
 def contact_sheet(case: Case, frames: np.ndarray, verdict: Verdict) -> np.ndarray:
     """uint8 (y, x, 3): rows source, references, output, truth under the prompt and the facts."""
-    rows = {"source": case.source, "references": np.stack(case.references) if case.references else None, "output": frames, "truth": case.truth()}
+    rows = {
+        "source": case.source,
+        "references": np.stack(case.references) if case.references else None,
+        "output": frames,
+        "truth": case.truth(),
+    }
     shown = {name: chosen_frames(row) for name, row in rows.items() if row is not None}
     columns = max(len(row) for row in shown.values())
     width = LABEL + columns * (case.width + GAP)

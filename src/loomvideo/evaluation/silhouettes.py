@@ -16,8 +16,17 @@ from loomvideo.data.world.scene import SHAPES, SPINNING
 GRID = 32
 EXTENT = 1.08  # half the grid's side in units of the square root of the silhouette's area: the star's tips fit in
 ANGLE_STEP = 6  # degrees
-SOFTNESS = (0.0, 0.1)  # blur of templates in units of the square root of the area: a small object's edges may be a tenth of it wide
-SYMMETRY = {"triangle": 120, "star": 72, "square": 90, "cross": 90, "heart": 360}  # degrees after which a turned shape looks the same
+SOFTNESS = (
+    0.0,
+    0.1,
+)  # blur of templates in units of the square root of the area: a small object's edges may be a tenth of it wide
+SYMMETRY = {
+    "triangle": 120,
+    "star": 72,
+    "square": 90,
+    "cross": 90,
+    "heart": 360,
+}  # degrees after which a turned shape looks the same
 TEMPLATE_HALF = 24.0  # pixels; half the size at which templates are drawn
 
 
@@ -59,7 +68,12 @@ def unit_silhouette(shape: str) -> Silhouette:
     """The upright shape of half size 1 about the origin: where its centroid is and what area it has."""
     drawn = _drawn(shape, 0)
     centre = TEMPLATE_HALF * 2
-    return Silhouette((drawn.x - centre) / TEMPLATE_HALF, (drawn.y - centre) / TEMPLATE_HALF, drawn.area / TEMPLATE_HALF**2, drawn.grid)
+    return Silhouette(
+        (drawn.x - centre) / TEMPLATE_HALF,
+        (drawn.y - centre) / TEMPLATE_HALF,
+        drawn.area / TEMPLATE_HALF**2,
+        drawn.grid,
+    )
 
 
 @dataclass(frozen=True)
@@ -72,10 +86,16 @@ class Bank:
 @cache
 def bank() -> Bank:
     """Every shape upright, and those that spin at every angle of their symmetry; sharp and soft."""
-    poses = [(shape, degrees) for shape in SHAPES for degrees in range(0, SYMMETRY[shape] if shape in SPINNING else 1, ANGLE_STEP)]
+    poses = [
+        (shape, degrees)
+        for shape in SHAPES
+        for degrees in range(0, SYMMETRY[shape] if shape in SPINNING else 1, ANGLE_STEP)
+    ]
     sharp = np.stack([_drawn(shape, degrees).grid for shape, degrees in poses]).reshape(-1, GRID, GRID)
     cell = 2 * EXTENT / GRID
-    grids = np.concatenate([ndimage.gaussian_filter(sharp, (0, blur / cell, blur / cell)) for blur in SOFTNESS]).reshape(-1, GRID**2)
+    grids = np.concatenate(
+        [ndimage.gaussian_filter(sharp, (0, blur / cell, blur / cell)) for blur in SOFTNESS]
+    ).reshape(-1, GRID**2)
     shapes, degrees = np.array([SHAPES.index(shape) for shape, _ in poses]), np.array([degrees for _, degrees in poses])
     return Bank(grids, np.tile(shapes, len(SOFTNESS)), np.tile(degrees, len(SOFTNESS)))
 

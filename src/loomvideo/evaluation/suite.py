@@ -43,7 +43,12 @@ class Score:
         return max(middle - half, 0.0), min(middle + half, 1.0)
 
     def to_json(self) -> dict[str, Any]:
-        return {"right": self.right, "total": self.total, "share": round(self.share, 4), "interval": [round(end, 4) for end in self.interval]}
+        return {
+            "right": self.right,
+            "total": self.total,
+            "share": round(self.share, 4),
+            "interval": [round(end, 4) for end in self.interval],
+        }
 
 
 def score(rights: Iterable[bool]) -> Score:
@@ -85,7 +90,11 @@ def evaluate(
                 if on_result is not None:
                     on_result(case, frames, verdict)
         results = [done[task, index] for task in tasks for index in range(counts[task])]
-    return {"settings": told, "num_prompts": num_prompts, "tasks": {task: summary([row for row in results if row["task"] == task]) for task in tasks}}
+    return {
+        "settings": told,
+        "num_prompts": num_prompts,
+        "tasks": {task: summary([row for row in results if row["task"] == task]) for task in tasks},
+    }
 
 
 def _count(task: str, num_prompts: int, media: Path | None) -> int:
@@ -148,7 +157,9 @@ def read_records(path: Path, settings: Mapping[str, Any]) -> Done:
         header, *rows = [json.loads(line) for line in lines]
         found, done = header["settings"], {(row["task"], row["index"]): row for row in rows}
     except (ValueError, KeyError, TypeError) as error:
-        raise SuiteError(f"{path} holds no results of this suite ({error!r}): name another --output, or delete it") from error
+        raise SuiteError(
+            f"{path} holds no results of this suite ({error!r}): name another --output, or delete it"
+        ) from error
     if found != json.loads(json.dumps(settings)):
         raise SuiteError(f"{path} holds results of {found}, not of {settings}: name another --output, or delete it")
     return done
@@ -175,14 +186,23 @@ def summary(rows: Sequence[Record]) -> dict[str, Any]:
     psnrs = [row["psnr"] for row in rows if row["psnr"] is not None]
     return {
         "all_right": score(row["all_right"] for row in rows).to_json(),
-        "facts": {name: score(row["facts"][name] for row in rows if name in row["facts"]).to_json() for name in _names(row["facts"] for row in rows)},
+        "facts": {
+            name: score(row["facts"][name] for row in rows if name in row["facts"]).to_json()
+            for name in _names(row["facts"] for row in rows)
+        },
         "by_object": {
             name: score(facts[name] for row in rows for facts in row["objects"] if name in facts).to_json()
             for name in _names(facts for row in rows for facts in row["objects"])
         },
         "by_kind": {kind: _of(rows, "kind", kind) for kind in sorted({row["kind"] for row in rows}) if kind},
-        "by_num_objects": {str(count): _of(rows, "num_objects", count) for count in sorted({row["num_objects"] for row in rows}) if count},
-        "psnr": {"mean": round(sum(psnrs) / len(psnrs), 2), "median": round(median(psnrs), 2), "total": len(psnrs)} if psnrs else None,
+        "by_num_objects": {
+            str(count): _of(rows, "num_objects", count)
+            for count in sorted({row["num_objects"] for row in rows})
+            if count
+        },
+        "psnr": {"mean": round(sum(psnrs) / len(psnrs), 2), "median": round(median(psnrs), 2), "total": len(psnrs)}
+        if psnrs
+        else None,
         "redrawn": sum(row["redrawn"] for row in rows),
         "seconds": round(sum(row["seconds"] for row in rows), 1),
     }

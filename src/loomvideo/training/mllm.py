@@ -21,7 +21,7 @@ from loomvideo.data.world.scene import Scene
 from loomvideo.data.world.tasks import Sample, sample
 from loomvideo.models.chat import Chat, chat, tokenise
 from loomvideo.models.qwen import ChatInputs, FrameRule, PixelBudget, Visual, model_arguments, picture, video
-from loomvideo.training.run import Run, RunConfig
+from loomvideo.training.run import Run, RunConfig, batch_scale
 
 VOCABULARY = 1024
 SPECIAL_TOKENS = (
@@ -174,8 +174,8 @@ MIXTURE = (
 class Lessons(IterableDataset):
     """Endless batches, each of one kind of task."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
-        self.tokenizer, self.seed = tokenizer, seed
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, scale: int = 1) -> None:
+        self.tokenizer, self.seed, self.scale = tokenizer, seed, scale
 
     def __iter__(self) -> Iterator[Lesson]:
         worker = get_worker_info()
@@ -183,7 +183,7 @@ class Lessons(IterableDataset):
         shares = np.array([share for *_, share in MIXTURE])
         while True:
             task, batch, num_frames, _ = MIXTURE[int(rng.choice(len(MIXTURE), p=shares / shares.sum()))]
-            yield self.lesson([self._draw(task, num_frames, rng) for _ in range(batch)])
+            yield self.lesson([self._draw(task, num_frames, rng) for _ in range(batch * self.scale)])
 
     @staticmethod
     def _draw(task: str, num_frames: int, rng: np.random.Generator) -> Sample:
@@ -244,7 +244,7 @@ def train_mllm(folder: Path, *, minutes: float, slice_minutes: float, device: to
         model,
         device,
     )
-    lessons = iter(DataLoader(Lessons(tokenizer, seed=run.steps), batch_size=None, num_workers=workers))
+    lessons = iter(DataLoader(Lessons(tokenizer, run.steps, batch_scale(device)), batch_size=None, num_workers=workers))
     while not run.finished:
         lesson = next(lessons)
         lesson = Lesson(lesson.inputs.to(device), lesson.weights.to(device))

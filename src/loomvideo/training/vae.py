@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from loomvideo.data.world.render import render
 from loomvideo.data.world.scene import BACKGROUNDS, sample_scene
-from loomvideo.training.run import Run, RunConfig
+from loomvideo.training.run import Run, RunConfig, batch_scale
 
 CHANNELS = 48
 # (frames, side, batch): pictures teach the same filters at a fraction of a clip's cost, so they come first
@@ -73,15 +73,15 @@ def initialise(vae: AutoencoderKLWan) -> None:
 class WorldCrops(IterableDataset):
     """Endless batches of uint8 crops (b, t, y, x, 3) of world clips, each of one of ``shapes``."""
 
-    def __init__(self, shapes: tuple[tuple[int, int, int], ...], seed: int) -> None:
-        self.shapes, self.seed = shapes, seed
+    def __init__(self, shapes: tuple[tuple[int, int, int], ...], seed: int, scale: int = 1) -> None:
+        self.shapes, self.seed, self.scale = shapes, seed, scale
 
     def __iter__(self) -> Iterator[Tensor]:
         worker = get_worker_info()
         rng = np.random.default_rng([self.seed, worker.id if worker else 0])
         while True:
             frames, side, batch = self.shapes[int(rng.integers(len(self.shapes)))]
-            yield torch.from_numpy(np.stack([self._crop(rng, frames, side) for _ in range(batch)]))
+            yield torch.from_numpy(np.stack([self._crop(rng, frames, side) for _ in range(batch * self.scale)]))
 
     def _crop(self, rng: np.random.Generator, frames: int, side: int) -> np.ndarray:
         kinds = ("photo",) if rng.random() < PHOTO_SHARE else BACKGROUNDS
@@ -160,14 +160,16 @@ def train_vae(folder: Path, *, minutes: float, slice_minutes: float, device: tor
         folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.006, learning_rate=2e-3
     )
     run = Run(config, vae, device)
-    loader = DataLoader(WorldCrops(PICTURES, seed=run.steps), batch_size=None, num_workers=workers)
+    loader = DataLoader(WorldCrops(PICTURES, run.steps, batch_scale(device)), batch_size=None, num_workers=workers)
     pictures, clips = iter(loader), None
     while not run.finished:
         if run.progress < PICTURES_SHARE:
             batch = next(pictures)
         else:
             if clips is None:
-                clips = iter(DataLoader(WorldCrops(CLIPS, seed=run.steps), batch_size=None, num_workers=workers))
+                clips = iter(
+                    DataLoader(WorldCrops(CLIPS, run.steps, batch_scale(device)), batch_size=None, num_workers=workers)
+                )
             batch = next(clips)
         pixels = to_model_range(batch, device)
         run.step(lambda pixels=pixels: vae_loss(vae, pixels))
@@ -193,7 +195,9 @@ def train_decoder(
         folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.005, learning_rate=1e-3
     )
     run = Run(config, vae, device)
-    clips = iter(DataLoader(WorldCrops(CLIPS, seed=run.steps + 1), batch_size=None, num_workers=workers))
+    clips = iter(
+        DataLoader(WorldCrops(CLIPS, run.steps + 1, batch_scale(device)), batch_size=None, num_workers=workers)
+    )
     while not run.finished:
         pixels = to_model_range(next(clips), device)
         run.step(lambda pixels=pixels: decoder_loss(vae, pixels))
