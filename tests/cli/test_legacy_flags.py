@@ -5,11 +5,11 @@ import json
 
 import pytest
 import yaml
-from published_parts import published_parts
 
 from loomvideo.cli import generate as command
 from loomvideo.cli.options import Parser
 from loomvideo.media.clip import probe, read_clip, read_metadata
+from published_parts import published_parts
 
 SAME = [
     ("--source_video_path in.mp4", "--source in.mp4"),

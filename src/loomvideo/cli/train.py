@@ -25,10 +25,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--part", choices=PARTS, required=True, help="what to train now, in this order")
     parser.add_argument("--run-dir", type=Path, required=True, help="where checkpoints, logs and results are kept")
     parser.add_argument("--minutes", type=float, help="how long this part trains in all, over all slices")
-    parser.add_argument("--slice-minutes", type=float, default=float("inf"), help="stop this call after so many minutes")
+    parser.add_argument(
+        "--slice-minutes", type=float, default=float("inf"), help="stop this call after so many minutes"
+    )
     parser.add_argument("--device", default=None, help="cuda where there is one, else cpu")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw samples")
-    parser.add_argument("--threads", type=int, default=None, help="threads of one process; one is best while others train too")
+    parser.add_argument(
+        "--threads", type=int, default=None, help="threads of one process; one is best while others train too"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

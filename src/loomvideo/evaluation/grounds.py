@@ -217,7 +217,7 @@ def camera(frames: np.ndarray, outside: np.ndarray) -> str | None:
     free = np.asarray(ndimage.binary_erosion(free, ABOUT, iterations=3))  # where smoothing brings nothing of an object
     dy, dx = np.gradient((grey[1:] + grey[:-1]) / 2, axis=(1, 2))
     change = grey[1:] - grey[:-1]
-    weight = (free[1:] & free[:-1]).astype(np.float32)
+    weight = np.logical_and(free[1:], free[:-1]).astype(np.float32)
     if float((dx**2 * weight).sum() / max(weight.sum(), 1)) < VISIBLE:
         return None
     pairs, height, width = change.shape

@@ -130,7 +130,7 @@ def _opened(path: Path) -> Iterator[Image.Image | None]:
             yield image
     except MediaError:
         raise
-    except Image.DecompressionBombError as error:  # of a format whose reader checks by itself, before the sides are known
+    except Image.DecompressionBombError as error:  # WebP's and GIF's readers check by themselves, and tell no sides
         raise size_error(path, "too many pixels") from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged data
         raise MediaError(f"{path}: this picture cannot be {step} ({error}); export it again") from error

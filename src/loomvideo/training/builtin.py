@@ -153,8 +153,9 @@ def export(folder: Path, output: Path) -> None:
     if (folder / "decoder" / "vae").exists():  # the same encoder, with a decoder that learnt on
         vae = AutoencoderKLWan.from_pretrained(folder / "decoder" / "vae").eval()
     transformer = in_half(LoomVideoTransformer3DModel.from_pretrained(folder / "denoiser" / "transformer"))
-    for block in transformer.blocks:
-        in_float8(block.ffn)
+    for name, module in transformer.named_modules():
+        if name.endswith(".ffn"):
+            in_float8(module)
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT)
     pipeline = LoomVideoPipeline(
         transformer=transformer,
@@ -180,7 +181,7 @@ def export(folder: Path, output: Path) -> None:
     os.replace(beside, output)
 
 
-def in_half(model: nn.Module) -> nn.Module:
+def in_half(model: Model) -> Model:
     """Stored in float16, which for weights of this size keeps eight times more digits than bfloat16."""
     return model.half()
 

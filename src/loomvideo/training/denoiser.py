@@ -135,11 +135,11 @@ def train_denoiser(
     minutes: float,
     slice_minutes: float,
     device: torch.device,
-    pictures_share: float = 0.5,
+    pictures_share: float = 0.6,
 ) -> None:
     """Train until ``minutes`` are over and write ``folder/transformer``; called again it goes on where it stopped.
 
-    For the first ``pictures_share`` of the run nearly all batches are pictures, then two in three are clips.
+    For the first ``pictures_share`` of the run nearly all batches are pictures, then half are clips.
     """
     torch.manual_seed(0)
     model = build_denoiser()
@@ -159,7 +159,7 @@ def train_denoiser(
     torch.manual_seed(run.steps)
     data = Shards(shards, rng, LATENTS_A_BATCH[device.type])
     while not run.finished:
-        items = data.batch(clips_share=0.1 if run.progress < pictures_share else 0.65)
+        items = data.batch(clips_share=0.1 if run.progress < pictures_share else 0.5)
         group = make_group(items, unconditional, rng, device)
 
         def loss_of(group: Group = group, task: str = items[0]["task"]) -> tuple[Tensor, dict[str, float]]:
