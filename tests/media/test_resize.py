@@ -1,12 +1,11 @@
 """Cover and crop: the picture fills the target, keeps its ratio and stays in the middle."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loomvideo.media import resize
-from loomvideo.media.resize import cover_crop, cover_size, to_model_range
+from loomvideo.media.resize import cover_crop, cover_size
 
 sides = st.integers(16, 2000)
 
@@ -46,9 +45,3 @@ def test_a_strip_that_covers_a_tall_target_never_becomes_enormous(monkeypatch):
     exact = cover_crop(ramp, 128, 64)
     monkeypatch.setattr(resize, "MAX_RESIZED_PIXELS", 1000)
     np.testing.assert_allclose(cover_crop(ramp, 128, 64), exact, atol=2)
-
-
-def test_the_model_range_is_minus_one_to_one():
-    extremes = to_model_range(np.array([0, 255], np.uint8))
-    assert extremes.dtype == np.float32
-    assert extremes.tolist() == pytest.approx([-1, 1])

@@ -33,8 +33,3 @@ def cover_crop(frames: np.ndarray, height: int, width: int) -> np.ndarray:
         return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box=box)).copy()
     resized = picture.resize((resized_width, resized_height), Image.Resampling.BILINEAR)
     return np.asarray(resized)[top : top + height, left : left + width].copy()
-
-
-def to_model_range(frames: np.ndarray) -> np.ndarray:
-    """uint8 0..255 to the float32 -1..1 that the VAE takes, in the same shape (fact sheet 5)."""
-    return frames.astype(np.float32) / np.float32(127.5) - np.float32(1)
