@@ -24,6 +24,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("what", choices=["builtin"], help="the built-in model")
     parser.add_argument("--part", choices=PARTS, required=True, help="what to train now, in this order")
     parser.add_argument("--run-dir", type=Path, required=True, help="where checkpoints, logs and results are kept")
+    parser.add_argument(
+        "--start", type=Path, help="a folder like the built-in one, whose VAE or language model a new run begins with"
+    )
     parser.add_argument("--minutes", type=float, help="how long this part trains in all, over all slices")
     parser.add_argument(
         "--slice-minutes", type=float, default=float("inf"), help="stop this call after so many minutes"
@@ -47,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     train_builtin(
         arguments.run_dir,
         part=arguments.part,
+        start=arguments.start,
         minutes=Minutes(**given),
         slice_minutes=arguments.slice_minutes,
         device=torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")),

@@ -78,15 +78,39 @@ class Minutes:
 
 
 def train_builtin(
-    folder: Path, *, part: str, minutes: Minutes, slice_minutes: float, device: torch.device, workers: int
+    folder: Path,
+    *,
+    part: str,
+    start: Path | None = None,
+    minutes: Minutes,
+    slice_minutes: float,
+    device: torch.device,
+    workers: int,
 ) -> None:
-    """Train or go on training one part under ``folder``, or write the model folder ``folder/builtin`` from all of them."""
+    """Train or go on training one part under ``folder``, or write the model folder ``folder/builtin`` from all of them.
+
+    ``start`` is a model folder of the built-in layout from whose weights a new run begins.
+    """
     torch.set_float32_matmul_precision("high")  # TF32 where there is a GPU; nothing changes on a CPU
     log.info("%s on %s, %d worker processes", part, device, workers)
     if part == "vae":
-        train_vae(folder / "vae", minutes=minutes.vae, slice_minutes=slice_minutes, device=device, workers=workers)
+        train_vae(
+            folder / "vae",
+            start and start / "vae",
+            minutes=minutes.vae,
+            slice_minutes=slice_minutes,
+            device=device,
+            workers=workers,
+        )
     elif part == "mllm":
-        train_mllm(folder / "mllm", minutes=minutes.mllm, slice_minutes=slice_minutes, device=device, workers=workers)
+        train_mllm(
+            folder / "mllm",
+            start and start / "mllm",
+            minutes=minutes.mllm,
+            slice_minutes=slice_minutes,
+            device=device,
+            workers=workers,
+        )
     elif part == "decoder":
         train_decoder(
             folder / "decoder",

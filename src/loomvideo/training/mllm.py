@@ -231,14 +231,22 @@ def mllm_loss(model: Qwen3VLForConditionalGeneration, lesson: Lesson) -> tuple[T
     }
 
 
-def train_mllm(folder: Path, *, minutes: float, slice_minutes: float, device: torch.device, workers: int) -> None:
-    """Train until ``minutes`` are over and write ``folder/mllm``; called again it goes on where it stopped."""
+def train_mllm(
+    folder: Path, start: Path | None, *, minutes: float, slice_minutes: float, device: torch.device, workers: int
+) -> None:
+    """Train until ``minutes`` are over and write ``folder/mllm``; called again it goes on where it stopped.
+
+    ``start`` holds a model and its tokeniser to go on from.
+    """
     torch.manual_seed(0)
     tokenizer_folder = folder / "tokenizer"
     if not tokenizer_folder.exists():
-        build_tokenizer().save_pretrained(tokenizer_folder)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(start) if start else build_tokenizer()
+        tokenizer.save_pretrained(tokenizer_folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
-    model = build_mllm(tokenizer)
+    model = (
+        Qwen3VLForConditionalGeneration.from_pretrained(start).float().train() if start else build_mllm(tokenizer)
+    )
     run = Run(
         RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.01, learning_rate=1.5e-3),
         model,

@@ -23,8 +23,16 @@ class Muon(torch.optim.Optimizer):
     """For weights of two and more dimensions; torch's own takes matrices only, and a VAE is convolutions."""
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        precision: torch.dtype = torch.float32,
     ) -> None:
+        """``precision`` is that of the orthogonalisation, which forgives bfloat16."""
+        self.precision = precision
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -39,6 +47,6 @@ class Muon(torch.optim.Optimizer):
         average = state.setdefault("average", torch.zeros_like(parameter))
         average.lerp_(gradient, 1 - group["momentum"])
         looked_ahead = gradient.lerp(average, group["momentum"])
-        update = orthogonalised(looked_ahead.flatten(1)).view_as(parameter)
+        update = orthogonalised(looked_ahead.flatten(1).to(self.precision)).view_as(parameter)
         tall = max(1.0, parameter.shape[0] / parameter[0].numel()) ** 0.5
         parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * tall)

@@ -1,16 +1,18 @@
-"""One resumable run: time-based schedule, EMA, checkpoints written beside and renamed."""
+"""One resumable run: time-based schedule, bfloat16 where it is fast, EMA, checkpoints written beside and renamed."""
 
 import json
 import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loomvideo.training.muon import Muon
 
@@ -38,6 +40,13 @@ class RunConfig:
     seed: int = 0
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products of bfloat16 are faster than float32's: GPUs, and CPUs with instructions for them."""
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type == "cuda"
+
+
 def batch_scale(device: torch.device) -> int:
     """How much larger batches are than on a CPU: small networks leave a GPU idle between their kernels."""
     return 8 if device.type == "cuda" else 1
@@ -47,6 +56,11 @@ def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
     """Weights that Muon trains: no tables, no embeddings, neither the first nor the last layer."""
     edges = ("embed", "conv_in", "conv_out", "proj_out", "lm_head", "table", "gamma")
     return parameter.ndim >= 2 and min(parameter.flatten(1).shape) > 4 and not any(edge in name for edge in edges)
+
+
+def _attention(device: torch.device) -> AbstractContextManager[object]:
+    """On CPUs plain attention: the fused one takes half a training step for the few tokens of these models."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 @dataclass
@@ -62,13 +76,19 @@ class Run(Generic[Model]):
 
     def __post_init__(self) -> None:
         config = self.config
+        self.bfloat16 = computes_bfloat16(self.device)
         self.model.to(self.device)
         named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.parameters = list(named.values())
         matrices = [p for name, p in named.items() if is_hidden_matrix(name, p)]
         others = [p for name, p in named.items() if not is_hidden_matrix(name, p)]
         self.optimizers = [
-            Muon(matrices, lr=config.matrix_rate, weight_decay=config.weight_decay),
+            Muon(
+                matrices,
+                lr=config.matrix_rate,
+                weight_decay=config.weight_decay,
+                precision=torch.bfloat16 if self.bfloat16 else torch.float32,
+            ),
             torch.optim.AdamW(others, lr=config.learning_rate, betas=config.betas, weight_decay=0.0),
         ]
         self.rates = (config.matrix_rate, config.learning_rate)
@@ -115,7 +135,8 @@ class Run(Generic[Model]):
 
     def step(self, loss_of: Callable[[], tuple[Tensor, dict[str, float]]]) -> None:
         """One update. ``loss_of`` returns the loss and figures for the log; a loss that is no number skips the update."""
-        loss, figures = loss_of()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16), _attention(self.device):
+            loss, figures = loss_of()
         if not torch.isfinite(loss):
             log.warning("step %d: the loss is %s; the step is skipped", self.steps, loss.item())
             self.model.zero_grad(set_to_none=True)

@@ -152,10 +152,16 @@ def measure_latents(
     return mean.tolist(), variance.sqrt().tolist()
 
 
-def train_vae(folder: Path, *, minutes: float, slice_minutes: float, device: torch.device, workers: int) -> None:
-    """Train until ``minutes`` are over and write ``folder/vae``; called again it goes on where it stopped."""
+def train_vae(
+    folder: Path, start: Path | None, *, minutes: float, slice_minutes: float, device: torch.device, workers: int
+) -> None:
+    """Train until ``minutes`` are over and write ``folder/vae``; called again it goes on where it stopped.
+
+    ``start`` holds a VAE to go on from; it knows pictures, so clips alone follow.
+    """
     torch.manual_seed(0)
-    vae = build_vae()
+    vae = AutoencoderKLWan.from_pretrained(start).float().train() if start else build_vae()
+    pictures_share = 0.0 if start else PICTURES_SHARE
     config = RunConfig(
         folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.006, learning_rate=2e-3
     )
@@ -163,7 +169,7 @@ def train_vae(folder: Path, *, minutes: float, slice_minutes: float, device: tor
     loader = DataLoader(WorldCrops(PICTURES, run.steps, batch_scale(device)), batch_size=None, num_workers=workers)
     pictures, clips = iter(loader), None
     while not run.finished:
-        if run.progress < PICTURES_SHARE:
+        if run.progress < pictures_share:
             batch = next(pictures)
         else:
             if clips is None:
@@ -188,7 +194,7 @@ def train_decoder(
     The latents stay what they are, so a denoiser may be trained on them meanwhile.
     """
     torch.manual_seed(1)
-    vae = AutoencoderKLWan.from_pretrained(trained)
+    vae = AutoencoderKLWan.from_pretrained(trained).train()
     vae.encoder.requires_grad_(False)
     vae.quant_conv.requires_grad_(False)
     config = RunConfig(
