@@ -34,7 +34,7 @@ def made(monkeypatch):
     genuine = Session.generate
 
     def generate(session, decided):
-        prompts.append(decided.text.partition(": ")[2])
+        prompts.append(decided.prompt)
         return genuine(session, decided)
 
     monkeypatch.setattr(Session, "generate", generate)
@@ -170,7 +170,7 @@ def test_a_mistake_of_ours_stops_one_line_and_shows_its_traceback(run_batch, mon
     genuine = Session.generate
 
     def broken(session, decided):
-        if "second" in decided.text:
+        if "second" in decided.prompt:
             raise ZeroDivisionError("ours")
         return genuine(session, decided)
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from loomvideo.media.clip import Clip, MediaError, write_clip, write_picture
 from loomvideo.media.resize import cover_crop
+from loomvideo.systems.loomvideo import prefixed
 from loomvideo.systems.request import ModelLimits, Request, RequestError, Task, plan
 
 REAL_CLIPS = Path(__file__).parents[3] / "shared" / "media"
@@ -130,7 +131,7 @@ def test_the_middle_of_the_planned_source_is_the_source_at_the_outputs_size(heig
 def test_the_task_and_its_prefix_follow_from_what_is_given(given_parts, task, prefix):
     decided = planned(**given_parts)
     assert decided.task is Task(task)
-    assert decided.text == prefix + "a red circle"
+    assert prefixed(decided) == prefix + "a red circle"
     assert (decided.num_frames == 1) == ("an image" in prefix or "this image" in prefix)
 
 
@@ -255,7 +256,7 @@ def test_files_are_read(tmp_path):
     decided = planned(source=str(tmp_path / "in.mp4"), references=[tmp_path / "ref.png"])
     assert decided.source.shape == (17, 96, 160, 3)
     np.testing.assert_array_equal(decided.references[0], cover_crop(PICTURE, decided.height, decided.width))
-    assert planned(source=tmp_path / "ref.png").text.startswith("Edit this image: ")
+    assert prefixed(planned(source=tmp_path / "ref.png")).startswith("Edit this image: ")
 
 
 @pytest.mark.parametrize(("name", "size"), [("tennis_478p.mp4", (96, 160)), ("florist_480p.mp4", (96, 160))])
@@ -327,7 +328,7 @@ def test_what_cannot_be_done_is_said_in_one_line(asked, message):
 
 
 def test_a_plain_mention_of_an_image_is_a_subject_where_there_are_no_references():
-    assert planned(prompt="the album cover of Image 7").text.endswith("Image 7")
+    assert planned(prompt="the album cover of Image 7").prompt == "the album cover of Image 7"
     assert planned(prompt="@Image 1 on @Image 2", references=[PICTURE, PICTURE]).references
 
 

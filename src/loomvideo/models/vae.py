@@ -16,6 +16,12 @@ def to_pixels(frames: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(frames)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
 
 
+def latent_grid(vae: AutoencoderKLWan, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+    """Latent frames, rows and columns (f, y, x) of a clip of 1 + stride * n frames."""
+    temporal, spatial = vae.config["scale_factor_temporal"], vae.config["scale_factor_spatial"]
+    return (num_frames - 1) // temporal + 1, height // spatial, width // spatial
+
+
 def encode(
     vae: AutoencoderKLWan, pixels: Tensor, *, sample: bool = False, generator: torch.Generator | None = None
 ) -> Tensor:

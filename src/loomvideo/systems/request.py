@@ -7,7 +7,7 @@ import math
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from numbers import Integral, Real
 from pathlib import Path
@@ -36,19 +36,12 @@ class Task(StrEnum):
     EDIT = "edit"
     GUIDED_EDIT = "ref_edit"
     MULTI_IMAGE_TO_VIDEO = "mi2v"
+    IMAGE_TO_VIDEO = "i2v"  # the one reference is the first frame
+    CLONE = "clone"  # the source's motion or expression, the reference's subject
+    CAMERA_CLONE = "camera_clone"  # the source's camera alone, in the reference's scene
 
 
-# What stands before the prompt, for one frame and for more (fact sheet 7.3 and 8.2).
-PREFIXES = {
-    Task.TEXT_TO_IMAGE: ("Generate an image: ", "Generate a video: "),
-    Task.TEXT_TO_VIDEO: ("Generate an image: ", "Generate a video: "),
-    Task.EDIT: ("Edit this image: ", "Edit this video: "),
-    Task.GUIDED_EDIT: ("Edit this image with reference images: ", "Edit this video with reference images: "),
-    Task.MULTI_IMAGE_TO_VIDEO: (
-        "Generate an image with reference images: ",
-        "Generate a video with reference images: ",
-    ),
-}
+EVERY_SYSTEM = ("t2i", "t2v", "edit", "ref_edit", "mi2v")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,6 +76,8 @@ class ModelLimits:
     """What a model was trained for and defaults to; part of its configuration.
 
     ``area`` and ``max_area`` are in pixels a frame, of the size generated; ``fps`` is the rate it generates at.
+    ``task_defaults`` holds values of some tasks in place of the general ones: {"t2i": {"guidance_scale": 5.0}}; a task's
+    name with "_image" behind it speaks of one frame.
     """
 
     fps: float
@@ -100,8 +95,22 @@ class ModelLimits:
     guidance_scale_edit: float = 2.5
     guidance_scale_visual: float = 1.5
     negative_prompt: str = ""
+    tasks: tuple[str, ...] = EVERY_SYSTEM
+    task_defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def default(self, name: str, task: Task, *, still: bool) -> Any:
+        """The value of ``name`` where a request says nothing."""
+        for key in (f"{task}_image", task) if still else (task,):
+            if name in self.task_defaults.get(key, {}):
+                return self.task_defaults[key][name]
+        if name == "guidance_scale" and _takes(task)[0]:
+            return self.guidance_scale_edit
+        return getattr(self, name)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", tuple(self.tasks))
+        if unknown := [name for name in self.tasks if name not in set(Task)]:
+            raise ValueError(f"tasks={list(self.tasks)}: {unknown} are no tasks; use some of {', '.join(Task)}")
         for name in ("max_frames", "default_frames"):
             if (count := getattr(self, name)) < 1 or (count - 1) % self.frame_stride:
                 raise ValueError(f"{name}={count}: the VAE takes 1 + {self.frame_stride}*n frames, so use such a count")
@@ -118,7 +127,7 @@ class Plan:
     """Everything decided, all pixels read and resized. What follows asks nothing and opens no file."""
 
     task: Task
-    text: str  # prefix and prompt
+    prompt: str
     negative_prompt: str
     height: int  # generated: multiples of 32, and 1 + 4n frames
     width: int
@@ -144,7 +153,7 @@ class Plan:
 def plan(request: Request, limits: ModelLimits) -> Plan:
     """Decide everything. Raises RequestError for what was asked and MediaError for what is in a file."""
     _check_options(request, limits)
-    task = _resolve_task(request)
+    task = _resolve_task(request, limits)
     source = None if request.source is None else as_media("source", request.source, limits.fps)
     references = [as_media(f"reference {i}", given, limits.fps) for i, given in enumerate(request.references, start=1)]
     source_info = None if source is None else look(source)
@@ -157,11 +166,14 @@ def plan(request: Request, limits: ModelLimits) -> Plan:
     pixels = None if source is None else _read_source(source, size, num_frames, limits)
     num_frames = num_frames if pixels is None else len(pixels)
     output_frames = min(asked_frames or num_frames, num_frames)
-    guidance_scale = limits.guidance_scale if source is None else limits.guidance_scale_edit
+
+    def chosen(name: str) -> Any:
+        return _given(getattr(request, name), limits.default(name, task, still=num_frames == 1))
+
     return Plan(
         task=task,
-        text=PREFIXES[task][num_frames > 1] + request.prompt,
-        negative_prompt=_given(request.negative_prompt, limits.negative_prompt),
+        prompt=request.prompt,
+        negative_prompt=chosen("negative_prompt"),
         height=size.height,
         width=size.width,
         num_frames=num_frames,
@@ -171,9 +183,9 @@ def plan(request: Request, limits: ModelLimits) -> Plan:
         fps=float(_given(request.fps, limits.fps)),
         source=pixels,
         references=tuple(_read_reference(media, size, limits) for media in references),
-        num_inference_steps=int(_given(request.num_inference_steps, limits.num_inference_steps)),
-        guidance_scale=float(_given(request.guidance_scale, guidance_scale)),
-        guidance_scale_visual=float(_given(request.guidance_scale_visual, limits.guidance_scale_visual)),
+        num_inference_steps=int(chosen("num_inference_steps")),
+        guidance_scale=float(chosen("guidance_scale")),
+        guidance_scale_visual=float(chosen("guidance_scale_visual")),
         seed=secrets.randbelow(2**32) if request.seed == -1 else int(request.seed),
         notes=(
             *size.notes,
@@ -259,14 +271,15 @@ def _check_references(request: Request, limits: ModelLimits) -> None:
             )
 
 
-def _resolve_task(request: Request) -> Task:
+def _resolve_task(request: Request, limits: ModelLimits) -> Task:
     following = _following_task(request)
     if request.task is None:
-        return following
+        return _served(following, limits)
     try:
         task = Task(request.task)
     except ValueError as error:
-        raise RequestError(f"task={request.task!r}: there is no such task; use one of {', '.join(Task)}") from error
+        known = ", ".join(limits.tasks)
+        raise RequestError(f"task={request.task!r}: there is no such task; use one of {known}") from error
     if task is Task.TEXT_TO_IMAGE and request.num_frames not in (None, 1):
         raise RequestError(f"num_frames={request.num_frames}: task t2i makes one picture; use t2v or leave it out")
     if task is Task.TEXT_TO_VIDEO and request.num_frames == 1:
@@ -277,6 +290,19 @@ def _resolve_task(request: Request) -> Task:
             f"task={task} takes {'a' if needs_source else 'no'} source and {'' if needs_references else 'no '}references, "
             f"but {'a' if has_source else 'no'} source and {len(request.references)} references are given: "
             f"use task={following} or leave the task out"
+        )
+    if task is Task.IMAGE_TO_VIDEO and (len(request.references) != 1 or request.num_frames == 1):
+        raise RequestError(
+            f"task=i2v takes one reference, the first frame of several: {len(request.references)} references and "
+            f"num_frames={request.num_frames} are given; use task=mi2v for other pictures"
+        )
+    return _served(task, limits)
+
+
+def _served(task: Task, limits: ModelLimits) -> Task:
+    if task not in limits.tasks:
+        raise RequestError(
+            f"task={task}: this model does {', '.join(limits.tasks)} only, so use another --system or model"
         )
     return task
 
@@ -291,7 +317,11 @@ def _following_task(request: Request) -> Task:
 
 def _takes(task: Task) -> tuple[bool, bool]:
     """Whether a task has a source, and whether it has references."""
-    return task in (Task.EDIT, Task.GUIDED_EDIT), task in (Task.GUIDED_EDIT, Task.MULTI_IMAGE_TO_VIDEO)
+    needs_source = task in (Task.EDIT, Task.GUIDED_EDIT, Task.CLONE, Task.CAMERA_CLONE)
+    return needs_source, (needs_source and task is not Task.EDIT) or task in (
+        Task.MULTI_IMAGE_TO_VIDEO,
+        Task.IMAGE_TO_VIDEO,
+    )
 
 
 # --- what is in the source and the references

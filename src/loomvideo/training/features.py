@@ -21,7 +21,8 @@ from loomvideo.data.world.words import caption
 from loomvideo.models import vae as pixels
 from loomvideo.models.chat import Chat, full_chat, tokenise, unconditional_chat, visual_chat
 from loomvideo.models.qwen import layer_features
-from loomvideo.systems.request import PREFIXES, Task
+from loomvideo.systems.loomvideo import PREFIXES
+from loomvideo.systems.request import Task
 from loomvideo.training.mllm import visuals_of
 
 BATCH = 8

@@ -1,0 +1,192 @@
+"""What the three systems share: a plan becomes noise, conditions, latents and frames.
+
+A system says what its guidance branches are told; reading the request, the loop, decoding and the Python call are here.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from PIL import Image
+from torch import Tensor
+
+from loomvideo.checkpoint import check_model, resolve_model, shared_components
+from loomvideo.media.clip import Clip
+from loomvideo.media.inputs import Picture
+from loomvideo.models import vae as pixels
+from loomvideo.sampling.sampler import Branch, OnStep, sample
+from loomvideo.systems.request import ModelLimits, Plan, Request, Task
+from loomvideo.systems.request import plan as make_plan
+
+StepCallback = Callable[[DiffusionPipeline, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
+
+
+@dataclass
+class VideoOutput(BaseOutput):
+    """What a request gave."""
+
+    frames: np.ndarray | Tensor | list[Image.Image]  # as `output_type` says
+    fps: float
+    plan: Plan  # everything that was decided, the seed included
+
+
+class VideoPipeline(DiffusionPipeline):
+    """A system on diffusers' and transformers' parts; abstract.
+
+    Every system registers a `transformer`, a `vae`, a `scheduler` and what conditions them, and keeps in its
+    `model_index.json` the `limits` (the fields of systems.request.ModelLimits) beside what else it needs.
+    """
+
+    system: ClassVar[str]
+    limits: ModelLimits
+
+    @abstractmethod
+    def condition(
+        self, plan: Plan, latent_shape: Sequence[int], *, posterior: torch.Generator | None, batch_branches: bool
+    ) -> tuple[list[Branch], list[float]]:
+        """Velocity functions of the guidance branches, from least to most conditioned, and the scales between them.
+
+        All that no step changes is computed here. `posterior` draws the posteriors of source and references where these
+        are to be sampled; `batch_branches` lets branches of equal layout run as one batch.
+        """
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+        """A pipeline from "builtin", a local folder or a Hub id; in float32 unless `dtype` says otherwise.
+
+        Raises:
+            CheckpointError: no such model, or tensors that are missing, unexpected or of another shape, with names.
+        """
+        folder = resolve_model(pretrained_model_name_or_path, system=cls.system)
+        check_model(folder)
+        dtype = kwargs.setdefault("dtype", kwargs.pop("torch_dtype", None) or torch.float32)
+        shared = shared_components(folder, dtype=dtype if isinstance(dtype, torch.dtype) else torch.float32)
+        return super().from_pretrained(folder, **{**shared, **kwargs})
+
+    def __call__(
+        self,
+        prompt: str,
+        source: Picture | Clip | Sequence[Picture] | None = None,
+        references: Sequence[Picture] | None = None,
+        *,
+        task: Task | str | None = None,
+        negative_prompt: str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_scale_visual: float | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> VideoOutput:
+        """Make or edit a video or a picture; see systems.request.Request for the request, `generate` for the options.
+
+        Raises:
+            RequestError: a value that the model cannot take, with the rule and the way out.
+        """
+        request = Request(
+            prompt=prompt,
+            source=source,
+            references=() if references is None else references,
+            task=task,
+            negative_prompt=negative_prompt,
+            height=height,
+            width=width,
+            num_frames=num_frames,
+            fps=fps,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_scale_visual=guidance_scale_visual,
+            seed=seed,
+        )
+        return self.generate(make_plan(request, self.limits), **options)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        plan: Plan,
+        *,
+        generator: torch.Generator | None = None,
+        latents: Tensor | None = None,
+        output_type: str = "np",
+        sample_posterior: bool = False,
+        batch_branches: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_stage: Callable[[str], None] | None = None,
+    ) -> VideoOutput:
+        """Carry out a plan.
+
+        Args:
+            generator: draws the noise in place of a CPU generator with the plan's seed.
+            latents: the noise itself, float32 (1, c, f, y, x).
+            output_type: "np" float32 (t, y, x, 3) in 0..1, "pt" the same as (t, 3, y, x), "pil" a list, or "latent".
+            sample_posterior: sample the source's and references' latents as the published program does, instead of
+                taking the posterior's mode.
+            batch_branches: run guidance branches of equal token layout as one batch: faster, with more memory.
+            callback_on_step_end: diffusers' convention; may give back other "latents".
+            callback_on_stage: told "read", "sample" and "decode" as these begin.
+
+        Raises:
+            NotFiniteError: NaN or infinity, with the step at which it appeared.
+        """
+        begin = callback_on_stage or (lambda stage: None)
+        generator = generator or torch.Generator().manual_seed(plan.seed)
+        noise = self.draw_noise(plan, generator) if latents is None else latents
+
+        begin("read")
+        branches, scales = self.condition(
+            plan, noise.shape, posterior=generator if sample_posterior else None, batch_branches=batch_branches
+        )
+
+        begin("sample")
+        with self.progress_bar(total=plan.num_inference_steps) as progress:  # pyright: ignore[reportCallIssue]
+            latents = sample(
+                branches,
+                scales,
+                scheduler=self.scheduler,
+                noise=noise.to(self._execution_device),
+                num_inference_steps=plan.num_inference_steps,
+                on_step=self._step_callback(progress.update, callback_on_step_end),
+            )
+
+        begin("decode")
+        frames = latents if output_type == "latent" else self.decode(latents, plan, output_type)
+        self.maybe_free_model_hooks()
+        return VideoOutput(frames=frames, fps=plan.fps, plan=plan)
+
+    def draw_noise(self, plan: Plan, generator: torch.Generator) -> Tensor:
+        """Standard normal float32 (1, c, f, y, x), drawn where the generator lives: the same on every device."""
+        shape = (
+            1,
+            self.transformer.config["in_channels"],
+            *pixels.latent_grid(self.vae, plan.num_frames, plan.height, plan.width),
+        )
+        return torch.randn(shape, generator=generator, device=generator.device)
+
+    def encode(self, frames: np.ndarray, posterior: torch.Generator | None = None) -> Tensor:
+        """Frames uint8 (t, y, x, 3) to normalised latents (1, c, f, y, x)."""
+        return pixels.encode(self.vae, pixels.to_pixels(frames), sample=posterior is not None, generator=posterior)
+
+    def decode(self, latents: Tensor, plan: Plan, output_type: str) -> np.ndarray | Tensor | list[Image.Image]:
+        """Latents to the frames that were asked for, decoded, cropped and cut."""
+        frames = plan.cut(pixels.decode(self.vae, latents)[0].cpu())  # (t, y, x, 3)
+        if output_type == "pt":
+            return frames.permute(0, 3, 1, 2)
+        if output_type == "pil":
+            return [Image.fromarray(frame) for frame in (255 * frames).round().byte().numpy()]
+        return frames.numpy()
+
+    def _step_callback(self, advance: Callable[[], Any], callback: StepCallback | None) -> OnStep:
+        def on_step(step: int, timestep: Tensor, latents: Tensor) -> Tensor | None:
+            advance()
+            return None if callback is None else callback(self, step, timestep, {"latents": latents}).get("latents")
+
+        return on_step
