@@ -27,7 +27,8 @@ from transformers import PreTrainedModel
 log = logging.getLogger(__name__)
 
 BUILTIN = Path(__file__).parent / "builtin"
-PIPELINES = {"loomvideo": "LoomVideoPipeline"}  # system to the class that its model_index.json names
+# system to the class that its model_index.json names, which stands in loomvideo.systems
+PIPELINES = {"loomvideo": "LoomVideoPipeline"}
 MODEL_FILES = ["model_index.json", "*/*.json", "*/*.safetensors", "*/*.jinja", "*/*.txt"]
 TRUSTED_LIBRARIES = ("diffusers", "transformers", "loomvideo")  # whose classes a model_index.json may name
 PRECISION_ARGUMENT = {ModelMixin: "torch_dtype", PreTrainedModel: "dtype"}  # of the libraries' from_pretrained
@@ -49,18 +50,32 @@ class CheckpointError(ValueError):
 # --- model folders
 
 
-def resolve_model(name: str | Path, *, system: str = "loomvideo") -> Path:
+def resolve_model(name: str | Path, *, system: str | None = None) -> Path:
     """The folder of a model: "builtin", a local folder, or a Hub id, which is downloaded.
 
-    Raises CheckpointError for what is no model folder, and for one of another system.
+    Raises CheckpointError for what is no model folder, and for one of another system than the named one.
     """
-    folder = BUILTIN / system if str(name) == "builtin" else local_folder(name, MODEL_FILES)
+    folder = BUILTIN / (system or "loomvideo") if str(name) == "builtin" else local_folder(name, MODEL_FILES)
     if not (folder / "model_index.json").is_file():
         raise CheckpointError(_no_model(name, folder))
-    found = model_index(folder).get("_class_name")
-    if found != PIPELINES[system]:
-        raise CheckpointError(f"{name} holds a {found}, and the system {system} is a {PIPELINES[system]}")
+    found = system_of(folder)
+    if system not in (None, found):
+        raise CheckpointError(f"{name} is a model of {found} and not of {system}: say --system {found} or nothing")
     return folder
+
+
+def system_of(folder: Path) -> str:
+    """The system whose pipeline a model folder names."""
+    named = model_index(folder).get("_class_name")
+    for system, pipeline in PIPELINES.items():
+        if named == pipeline:
+            return system
+    raise CheckpointError(f"{folder} holds a {named}: one of {', '.join(PIPELINES.values())} is expected")
+
+
+def pipeline_class(system: str) -> Any:
+    """The pipeline of a system."""
+    return getattr(importlib.import_module(f"loomvideo.systems.{system}"), PIPELINES[system])
 
 
 def model_index(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from loomvideo.checkpoint import (
     num_parameters,
     resolve_model,
     stored_shapes,
+    system_of,
 )
 
 EXAMPLES = """\
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             print(f"builtin: {system}, not part of this installation")
     for folder in arguments.folders:
-        print(describe(str(folder), resolve_model(folder), "loomvideo"))
+        print(describe(str(folder), resolve_model(folder), system_of(folder)))
     return 0
 
 

@@ -17,7 +17,7 @@ from loomvideo.media.pictures import PICTURE_SUFFIXES
 from loomvideo.systems.request import ModelLimits, Plan, Request
 
 if TYPE_CHECKING:
-    from loomvideo.systems.loomvideo import LoomVideoPipeline
+    from loomvideo.systems.pipeline import VideoPipeline
 
 
 class MemoryShort(RuntimeError):
@@ -32,35 +32,34 @@ class Session:
     their first use."""
 
     def __init__(self, options: Mapping[str, Any], progress: Progress) -> None:
-        from loomvideo.checkpoint import resolve_model
+        from loomvideo.checkpoint import resolve_model, system_of
         from loomvideo.cli.device import choose_device, choose_dtype
         from loomvideo.cli.lora import parse_lora
 
-        self.options = {"system": SYSTEMS[0], "model": "builtin"} | {
-            name: options[name] for name in MODEL_OPTIONS if name in options
-        }
-        if self.options["system"] not in SYSTEMS:
-            raise UsageError(f"system {self.options['system']!r}: there is no such system; use {', '.join(SYSTEMS)}")
+        named = {name: options[name] for name in MODEL_OPTIONS if name in options}
+        if named.get("system") not in (None, *SYSTEMS):
+            raise UsageError(f"system {named['system']!r}: there is no such system; use {', '.join(SYSTEMS)}")
         self.progress = progress
-        self.loras = [parse_lora(text) for text in self.options.get("lora", ())]
-        self.device = choose_device(self.options.get("device"))
-        self.dtype = choose_dtype(self.options.get("dtype"), self.device)
-        self.folder = resolve_model(str(self.options["model"]), system=self.options["system"])
+        self.loras = [parse_lora(text) for text in named.get("lora", ())]
+        self.device = choose_device(named.get("device"))
+        self.dtype = choose_dtype(named.get("dtype"), self.device)
+        self.folder = resolve_model(str(named.get("model", "builtin")), system=named.get("system"))
+        self.options = {"model": "builtin", **named, "system": system_of(self.folder)}
         self.limits = read_limits(self.folder)
 
     @cached_property
-    def pipeline(self) -> "LoomVideoPipeline":
+    def pipeline(self) -> "VideoPipeline":
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging
 
+        from loomvideo.checkpoint import pipeline_class
         from loomvideo.cli.lora import load_loras
-        from loomvideo.systems.loomvideo import LoomVideoPipeline
 
         for library in (diffusers_logging, transformers_logging):
             library.disable_progress_bar()
             library.set_verbosity_error()
         self.progress.stage("loading the model")
-        pipeline = LoomVideoPipeline.from_pretrained(self.folder, dtype=self.dtype)
+        pipeline = pipeline_class(self.options["system"]).from_pretrained(self.folder, dtype=self.dtype)
         pipeline.set_progress_bar_config(disable=True)
         load_loras(pipeline.transformer, self.loras)
         return pipeline.to(self.device)
