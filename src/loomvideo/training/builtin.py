@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +23,7 @@ from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.systems.loomvideo import LoomVideoPipeline
 from loomvideo.training.denoiser import train_denoiser
 from loomvideo.training.features import Sizes, fill, unconditional_layers
-from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET, train_mllm
+from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET, float8_matrices, train_mllm
 from loomvideo.training.vae import train_decoder, train_vae
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ LIMITS = {
     "guidance_scale_edit": 2.5,
     "guidance_scale_visual": 1.5,
 }
-# (task, sizes, share of the batches of eight): a clip costs twenty times what a picture costs, and an edit's source and
+# (task, sizes, share of the batches): a clip costs twenty times what a picture costs, and an edit's source and
 # target serve as samples of text-to-video, too
 _PICTURE: Sizes = {"num_frames": 1}
 _CLIP: Sizes = {"num_frames": 17}
@@ -177,13 +178,13 @@ def export(folder: Path, output: Path) -> None:
     if (folder / "decoder" / "vae").exists():  # the same encoder, with a decoder that learnt on
         vae = AutoencoderKLWan.from_pretrained(folder / "decoder" / "vae").eval()
     transformer = in_half(LoomVideoTransformer3DModel.from_pretrained(folder / "denoiser" / "transformer"))
-    for name, module in transformer.named_modules():
-        if name.endswith(".ffn"):
-            in_float8(module)
+    ffn = [module for name, module in transformer.named_modules() if name.endswith(".ffn")]
+    in_float8(matrix for matrix in nn.ModuleList(ffn).parameters() if matrix.ndim == 2)
+    in_float8(float8_matrices(in_half(mllm)))
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT)
     pipeline = LoomVideoPipeline(
         transformer=transformer,
-        mllm=in_half(mllm),
+        mllm=mllm,
         tokenizer=tokenizer,
         vae=in_half(vae),
         scheduler=scheduler,
@@ -210,8 +211,7 @@ def in_half(model: Model) -> Model:
     return model.half()
 
 
-def in_float8(weights: nn.Module) -> None:
-    """Matrices take one byte a number; loading casts them, like all others, to the precision asked for."""
-    for parameter in weights.parameters():
-        if parameter.ndim == 2:
-            parameter.data = parameter.data.to(torch.float8_e4m3fn)
+def in_float8(matrices: Iterable[nn.Parameter]) -> None:
+    """Stored with one byte a number; loading casts them, like all others, to the precision asked for."""
+    for matrix in matrices:
+        matrix.data = matrix.data.to(torch.float8_e4m3fn)

@@ -24,8 +24,9 @@ from loomvideo.models.qwen import layer_features
 from loomvideo.systems.loomvideo import PREFIXES
 from loomvideo.systems.request import Task
 from loomvideo.training.mllm import visuals_of
+from loomvideo.training.run import fast_arithmetic
 
-BATCH = 8
+BATCH = 16
 TASKS = {
     "t2i": Task.TEXT_TO_IMAGE,
     "t2v": Task.TEXT_TO_VIDEO,
@@ -150,11 +151,12 @@ def fill(
         for _ in range(shard_batches):
             task, sizes, _ = mixture[int(rng.choice(len(mixture), p=shares / shares.sum()))]
             batch = [sample(task, rng, **sizes) for _ in range(BATCH)]
-            for same in _same_layout(batch):
-                prepared = prepare(same, vae, mllm, tokenizer)
-                items += prepared
-                if task.startswith("edit"):
-                    items += described(same, prepared, mllm, tokenizer, rng)
+            with fast_arithmetic(mllm.device):
+                for same in _same_layout(batch):
+                    prepared = prepare(same, vae, mllm, tokenizer)
+                    items += prepared
+                    if task.startswith("edit"):
+                        items += described(same, prepared, mllm, tokenizer, rng)
         path = folder / f"{seed:03d}-{number:06d}.pt"
         torch.save(items, path.with_suffix(".writing"))
         os.replace(path.with_suffix(".writing"), path)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
@@ -244,9 +244,7 @@ def train_mllm(
         tokenizer = PreTrainedTokenizerFast.from_pretrained(start) if start else build_tokenizer()
         tokenizer.save_pretrained(tokenizer_folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
-    model = (
-        Qwen3VLForConditionalGeneration.from_pretrained(start).float().train() if start else build_mllm(tokenizer)
-    )
+    model = Qwen3VLForConditionalGeneration.from_pretrained(start).float().train() if start else build_mllm(tokenizer)
     run = Run(
         RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.01, learning_rate=1.5e-3),
         model,
@@ -258,4 +256,13 @@ def train_mllm(
         lesson = Lesson(lesson.inputs.to(device), lesson.weights.to(device))
         run.step(lambda lesson=lesson: mllm_loss(model, lesson))
     run.save()
-    run.averaged_model().eval().save_pretrained(folder / "mllm")
+    averaged = run.averaged_model().eval()
+    for matrix in float8_matrices(averaged):  # rounded now, so that denoisers learn from the features that are shipped
+        matrix.data = matrix.data.to(torch.float8_e4m3fn).to(matrix.dtype)
+    averaged.save_pretrained(folder / "mllm")
+
+
+def float8_matrices(model: Qwen3VLForConditionalGeneration) -> list[nn.Parameter]:
+    """What one byte a number is enough for: all matrices between the embeddings."""
+    layers = nn.ModuleList([model.model.language_model.layers, model.model.visual.blocks])
+    return [parameter for parameter in layers.parameters() if parameter.ndim == 2]

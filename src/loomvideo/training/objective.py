@@ -41,15 +41,15 @@ def sample_time(batch: int, shift: float, generator: torch.Generator | None = No
     return shift_time(torch.randn(batch, generator=generator).sigmoid(), shift)
 
 
-def add_noise(latents: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+def add_noise(latents: Tensor, noise: Tensor, time: Tensor, *, min_noise: float = MIN_NOISE) -> Tensor:
     """z_t = (1 - t) x + (eps + (1 - eps) t) n, for time (b,)."""
     time = time.to(latents.dtype)[:, None, None, None, None]
-    return (1 - time) * latents + (MIN_NOISE + (1 - MIN_NOISE) * time) * noise
+    return (1 - time) * latents + (min_noise + (1 - min_noise) * time) * noise
 
 
-def velocity_target(latents: Tensor, noise: Tensor) -> Tensor:
+def velocity_target(latents: Tensor, noise: Tensor, *, min_noise: float = MIN_NOISE) -> Tensor:
     """dz/dt = (1 - eps) n - x."""
-    return (1 - MIN_NOISE) * noise - latents
+    return (1 - min_noise) * noise - latents
 
 
 def predict_velocity(transformer: LoomVideoTransformer3DModel, group: Group) -> Tensor:

@@ -4,8 +4,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -58,9 +58,13 @@ def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim >= 2 and min(parameter.flatten(1).shape) > 4 and not any(edge in name for edge in edges)
 
 
-def _attention(device: torch.device) -> AbstractContextManager[object]:
-    """On CPUs plain attention: the fused one takes half a training step for the few tokens of these models."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+@contextmanager
+def fast_arithmetic(device: torch.device) -> Iterator[None]:
+    """bfloat16 products where they are fast; on CPUs plain attention, since the fused one takes half a training step for
+    the few tokens of these models."""
+    attention = sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+    with torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(device)), attention:
+        yield
 
 
 @dataclass
@@ -76,7 +80,6 @@ class Run(Generic[Model]):
 
     def __post_init__(self) -> None:
         config = self.config
-        self.bfloat16 = computes_bfloat16(self.device)
         self.model.to(self.device)
         named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.parameters = list(named.values())
@@ -87,7 +90,7 @@ class Run(Generic[Model]):
                 matrices,
                 lr=config.matrix_rate,
                 weight_decay=config.weight_decay,
-                precision=torch.bfloat16 if self.bfloat16 else torch.float32,
+                precision=torch.bfloat16 if computes_bfloat16(self.device) else torch.float32,
             ),
             torch.optim.AdamW(others, lr=config.learning_rate, betas=config.betas, weight_decay=0.0),
         ]
@@ -135,7 +138,7 @@ class Run(Generic[Model]):
 
     def step(self, loss_of: Callable[[], tuple[Tensor, dict[str, float]]]) -> None:
         """One update. ``loss_of`` returns the loss and figures for the log; a loss that is no number skips the update."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16), _attention(self.device):
+        with fast_arithmetic(self.device):
             loss, figures = loss_of()
         if not torch.isfinite(loss):
             log.warning("step %d: the loss is %s; the step is skipped", self.steps, loss.item())
