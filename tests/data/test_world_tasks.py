@@ -1,5 +1,6 @@
 """Samples of the little world's tasks: the split, what an edit may touch, what references show."""
 
+import re
 from collections import Counter
 from functools import cache
 
@@ -90,8 +91,16 @@ def test_frames_have_the_asked_size_and_pictures_one_frame(task):
     for clip in (item.source_frames(), item.target_frames()):
         assert clip is None or (clip.shape, clip.dtype) == ((frames, 48, 64, 3), np.uint8)
     assert all((picture.shape, picture.dtype) == ((48, 64, 3), np.uint8) for picture in item.reference_pictures())
-    assert (item.source_frames() is None) == (task in ("t2i", "t2v", "mi2v", "rewrite"))
+    assert (item.source_frames() is None) == (task in ("t2i", "t2v", "mi2v", "i2v", "rewrite"))
     assert (item.target_frames() is None) == (task in ("caption", "question", "rewrite"))
+
+
+def test_image_to_video_goes_on_from_the_picture_that_its_prompt_names():
+    for item in draw("i2v", 30):
+        np.testing.assert_array_equal(item.reference_pictures()[0], item.target_frames()[0])
+        assert re.search(r"@?image 1|first (image|picture)", item.prompt, re.IGNORECASE), item.prompt
+    with pytest.raises(ValueError, match="more than one"):
+        draw("i2v", 1, num_frames=1)
 
 
 @pytest.mark.parametrize("task", ["t2v", "guided_edit", "mi2v", "caption", "question", "rewrite"])

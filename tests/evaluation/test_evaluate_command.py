@@ -1,5 +1,6 @@
 """``loomvideo evaluate`` asks a model for every case, writes its scores, and goes on where it was stopped."""
 
+import argparse
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from loomvideo.cli import evaluate as command
 from loomvideo.cli.main import main
-from loomvideo.systems.request import ModelLimits
+from loomvideo.systems.request import EVERY_SYSTEM, ModelLimits
 
 
 class BlackSession:
@@ -15,7 +16,14 @@ class BlackSession:
 
     def __init__(self, options, progress):
         self.options = {"system": "loomvideo", "model": "black"} | dict(options)
-        self.limits = ModelLimits(fps=8.0, area=128 * 128, max_frames=17, default_frames=17, max_area=256 * 256)
+        self.limits = ModelLimits(
+            fps=8.0,
+            area=128 * 128,
+            max_frames=17,
+            default_frames=17,
+            max_area=256 * 256,
+            tasks=(*EVERY_SYSTEM, "i2v"),
+        )
 
     def generate(self, decided):
         BlackSession.plans.append(decided)
@@ -26,6 +34,14 @@ class BlackSession:
 def _black(monkeypatch):
     BlackSession.plans = []
     monkeypatch.setattr(command, "Session", BlackSession)
+
+
+def test_a_model_is_asked_what_it_does():
+    limits = ModelLimits(
+        fps=8.0, area=128**2, max_frames=17, default_frames=17, max_area=256**2, tasks=("t2i", "t2v", "edit")
+    )
+    arguments = argparse.Namespace(tasks=None, media=None)
+    assert command.chosen_tasks(arguments, limits) == ("t2v", "t2i", "edit", "edit_image", "style", "style_image")
 
 
 def test_every_task_is_planned_as_its_own(tmp_path, capsys):

@@ -15,7 +15,7 @@ from loomvideo.evaluation.judge import Verdict
 from loomvideo.evaluation.sheets import contact_sheet
 from loomvideo.evaluation.suite import evaluate, table, write_text
 from loomvideo.media.clip import Clip, write_picture
-from loomvideo.systems.request import Request, plan
+from loomvideo.systems.request import ModelLimits, Request, plan
 
 SUITES = ("world",)
 GENERATED = {
@@ -25,6 +25,7 @@ GENERATED = {
     "edit_image": "edit",
     "guided_edit": "ref_edit",
     "mi2v": "mi2v",
+    "i2v": "i2v",
 }
 SAMPLING = ("num_inference_steps", "guidance_scale", "guidance_scale_visual")
 EPILOG = """\
@@ -71,9 +72,10 @@ def add_parser(commands: "argparse._SubParsersAction") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    tasks = chosen_tasks(arguments)
+    session = Session(given(arguments, MODEL_OPTIONS), Silence())
+    tasks = chosen_tasks(arguments, session.limits)
     with show_progress(quiet=arguments.quiet) as progress:
-        report = measure(arguments, tasks, progress)
+        report = measure(arguments, session, tasks, progress)
     write_text(arguments.output, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     if arguments.json:
         print(json.dumps(report, ensure_ascii=False))
@@ -82,10 +84,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def chosen_tasks(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """The tasks named, else all; styles on real clips only where there is a folder of them."""
+def chosen_tasks(arguments: argparse.Namespace, limits: ModelLimits) -> tuple[str, ...]:
+    """The tasks named, else all that the model does; styles on real clips only where there is a folder of them."""
     if arguments.tasks is None:
-        return tuple(task for task in TASKS if task != REAL_STYLE or arguments.media is not None)
+        done = [task for task in TASKS if GENERATED.get(task, "edit") in limits.tasks]
+        return tuple(task for task in done if task != REAL_STYLE or arguments.media is not None)
     tasks = tuple(dict.fromkeys(word.strip() for word in arguments.tasks.split(",") if word.strip()))
     if unknown := [task for task in tasks if task not in TASKS] or not tasks:
         raise UsageError(
@@ -94,8 +97,9 @@ def chosen_tasks(arguments: argparse.Namespace) -> tuple[str, ...]:
     return tasks
 
 
-def measure(arguments: argparse.Namespace, tasks: tuple[str, ...], progress: Progress) -> dict[str, Any]:
-    session = Session(given(arguments, MODEL_OPTIONS), Silence())
+def measure(
+    arguments: argparse.Namespace, session: Session, tasks: tuple[str, ...], progress: Progress
+) -> dict[str, Any]:
     sampling = given(arguments, SAMPLING)
     total = arguments.num_prompts * len(tasks)
     finished = 0

@@ -133,7 +133,9 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
-    model.add_argument("--system", choices=SYSTEMS, help="the system to run (default: the model's own; of the built-in ones loomvideo)")
+    model.add_argument(
+        "--system", choices=SYSTEMS, help="the system to run (default: the model's own; of the built-in ones loomvideo)"
+    )
     model.add_argument("--model", metavar="NAME", help="builtin (default), a folder, or a Hugging Face Hub id")
     model.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: cuda where there is one)")
     model.add_argument("--dtype", choices=DTYPES, help="precision (default: bfloat16 on cuda, else float32)")

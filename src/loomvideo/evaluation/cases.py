@@ -22,6 +22,7 @@ WORLD_TASKS = {
     "edit_image": "edit_image",
     "guided_edit": "guided_edit",
     "mi2v": "mi2v",
+    "i2v": "i2v",
     "style": "style_video",
     "style_image": "style_image",
 }

@@ -154,3 +154,19 @@ def multi_image_prompt(writer: Writer, scene: Scene, *, ground_number: int | Non
     else:
         where = writer.pick(ON_PICTURE, picture=_numbered(writer, ground_number))
     return writer.spelt(f"{where}, {text}" if writer.chance(0.15) else f"{text} {where}")
+
+
+# --- one picture as the first frame
+
+FIRST_FRAME = paraphrases(
+    """
+    {picture} is the first frame: {text} | start from {picture}: {text} | go on from {picture}: {text}
+    | begin with {picture}: {text} | {text}, starting from {picture} | {text}, {picture} is the first frame
+    | continue {picture}: {text} | animate {picture}: {text} | {text}, beginning with {picture}
+    """
+)
+
+
+def first_frame_prompt(writer: Writer, text: str) -> str:
+    """A caption that names the one picture as the clip's first frame."""
+    return writer.pick(FIRST_FRAME, text=text, picture=_numbered(writer, 1))

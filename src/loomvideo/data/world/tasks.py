@@ -11,7 +11,7 @@ from loomvideo.data.world import edits, questions, references
 from loomvideo.data.world.edits import Context, Edit
 from loomvideo.data.world.instructions import instruction
 from loomvideo.data.world.phrases import Writer, choose
-from loomvideo.data.world.picture_prompts import guided_instruction, multi_image_prompt
+from loomvideo.data.world.picture_prompts import first_frame_prompt, guided_instruction, multi_image_prompt
 from loomvideo.data.world.render import render
 from loomvideo.data.world.requests import canonical_caption, request
 from loomvideo.data.world.scene import BACKGROUNDS, CAMERAS, MOTIONS, Scene, sample_scene
@@ -69,6 +69,8 @@ class Sample:
 
     def reference_pictures(self) -> tuple[np.ndarray, ...]:
         """uint8 (y, x, 3) each, of the clip's size."""
+        if self.task == "i2v":
+            return tuple(self._render(scene, self.num_frames)[0] for scene in self.reference_scenes)
         return tuple(self._render(scene, 1)[0] for scene in self.reference_scenes)
 
 
@@ -171,6 +173,14 @@ def _multi_image(draw: Draw) -> dict[str, Any]:
     return {"scene": scene, "reference_scenes": pictures, "prompt": prompt, "told": frozenset({"background"})}
 
 
+def _image_to_video(draw: Draw) -> dict[str, Any]:
+    """The first frame is given, and the prompt tells how the clip goes on."""
+    scene = draw.scene()
+    said = caption(draw.writer, scene, still=False)
+    prompt = first_frame_prompt(draw.writer, said.text)
+    return {"scene": scene, "reference_scenes": (scene,), "prompt": prompt, "told": said.told | {"background"}}
+
+
 def _caption(draw: Draw) -> dict[str, Any]:
     scene = draw.scene()
     prompt = questions.describe(draw.writer, still=draw.still)
@@ -198,6 +208,7 @@ _MAKERS: dict[str, Callable[[Draw], dict[str, Any]]] = {
     "style_video": _style,
     "guided_edit": _guided_edit,
     "mi2v": _multi_image,
+    "i2v": _image_to_video,
     "caption": _caption,
     "question": _question,
     "rewrite": _rewrite,
@@ -246,6 +257,8 @@ def sample_at(
     """The sample of a seed: an even one for training, an odd one held out."""
     if task not in _MAKERS:
         raise ValueError(f"task {task!r} is unknown to the little world: use one of {', '.join(TASKS)}")
+    if task == "i2v" and num_frames == 1:
+        raise ValueError("task 'i2v' goes on from its first frame: ask for more than one")
     num_frames = 1 if task in PICTURE_TASKS else num_frames
     rng = np.random.default_rng(seed)
     context = Context(rng=rng, held_out=bool(seed % 2), aspect=width / height, still=num_frames == 1)
