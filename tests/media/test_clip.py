@@ -506,3 +506,16 @@ def test_a_missing_output_folder_is_made_and_a_check_leaves_nothing_in_it(tmp_pa
 def test_the_package_can_be_imported_where_there_is_no_ffmpeg():
     program = "import sys; sys.modules['av'] = None; import loomvideo.systems.request"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+def test_the_same_frames_are_the_same_bytes_whatever_memory_held_before(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    frames = np.asarray(rng.normal(size=(5, 64, 64, 3)).cumsum(axis=1) * 20 + 128).clip(0, 255).astype(np.uint8)
+    seen = set()
+    for size in (3_000, 30_000, 200_000, 1_000_000) * 3:
+        junk = rng.bytes(size)
+        write_clip(tmp_path / f"again{suffix}", Clip(frames, 8))
+        del junk
+        seen.add((tmp_path / f"again{suffix}").read_bytes())
+    assert len(seen) == 1

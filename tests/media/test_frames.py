@@ -3,11 +3,19 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loomvideo.media.frames import frames_to_read, select_frames, whole_stride
+from loomvideo.media.frames import (
+    even_frames,
+    frames_to_read,
+    leading_frames,
+    reading_stride,
+    select_frames,
+    whole_stride,
+)
 
 TABLES = Path(__file__).parents[3] / "shared" / "golden" / "loomvideo" / "tables.json"
 
@@ -80,3 +88,32 @@ def test_every_published_row_is_met():
     for row in tables["training_read_video_indices"]:
         rule = {"target_fps": row["fps"], "max_frames": row["num_frames"], "clip_start_ratio": row["clip_start_ratio"]}
         assert select_frames(row["video_fps"], row["video_frames"], **rule) == row["indices"], row
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 7, 8, 9, 240])
+def test_even_frames_span_the_whole_clip_in_order(num_frames):
+    indices = even_frames(num_frames, 8)
+    assert (len(indices), indices[0], indices[-1]) == (8, 0, num_frames - 1)
+    assert indices == sorted(indices)
+    assert np.ptp(np.diff(indices)) <= 1
+
+
+@given(st.integers(1, 300), st.integers(1, 100), st.floats(0.1, 60))
+def test_leading_frames_are_evenly_spaced_never_past_the_end_and_1_plus_4n(num_frames, most, step):
+    indices = leading_frames(num_frames, most, step)
+    assert indices[0] == 0
+    assert indices[-1] < num_frames
+    assert len(indices) == whole_stride(min(num_frames, most))
+    assert len(set(np.diff(indices))) <= 1
+
+
+@given(st.integers(1, 400), st.integers(1, 100), st.integers(1, 10), st.integers(0, 50))
+def test_a_reading_stride_is_the_largest_that_leaves_enough_frames(num_frames, wanted, stride, skip):
+    if wanted + skip > num_frames:
+        with pytest.raises(ValueError, match="skip fewer"):
+            reading_stride(num_frames, wanted, stride, skip=skip)
+        return
+    found = reading_stride(num_frames, wanted, stride, skip=skip)
+    assert 1 <= found <= stride
+    assert wanted * found + skip <= num_frames
+    assert found == stride or wanted * (found + 1) + skip > num_frames

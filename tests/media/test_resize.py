@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loomvideo.media import resize
-from loomvideo.media.resize import cover_crop, cover_size
+from loomvideo.media.resize import cover_crop, cover_size, ratio_crop_size
 
 sides = st.integers(16, 2000)
 
@@ -45,3 +45,12 @@ def test_a_strip_that_covers_a_tall_target_never_becomes_enormous(monkeypatch):
     exact = cover_crop(ramp, 128, 64)
     monkeypatch.setattr(resize, "MAX_RESIZED_PIXELS", 1000)
     np.testing.assert_allclose(cover_crop(ramp, 128, 64), exact, atol=2)
+
+
+@given(sides, sides, sides, sides)
+def test_a_ratio_crop_is_inside_the_picture_touches_two_sides_and_has_the_target_s_ratio(height, width, rows, columns):
+    cropped_height, cropped_width = ratio_crop_size(height, width, rows, columns)
+    assert cropped_height <= height
+    assert cropped_width <= width
+    assert cropped_height == height or cropped_width == width
+    assert abs(cropped_height * columns - cropped_width * rows) < max(rows, columns)  # less than a pixel

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from loomvideo.sampling.guidance import guide
+from loomvideo.sampling.guidance import guide, standard_scale
 
 
 def test_unit_scales_return_the_most_conditioned_velocity():
@@ -38,3 +38,13 @@ def test_no_scale_returns_the_only_velocity():
 def test_a_scale_too_few_is_an_error():
     with pytest.raises(ValueError, match="zip"):
         guide(list(torch.randn(3, 4)), [1.0])
+
+
+def test_the_standard_scale_gives_the_released_form():
+    unconditional, conditional = torch.randn(2, 4)
+    torch.testing.assert_close(
+        guide([unconditional, conditional], [standard_scale(5.0)]),
+        conditional + 5 * (conditional - unconditional),
+        rtol=1e-5,
+        atol=1e-5,
+    )

@@ -64,18 +64,43 @@ def add_parser(commands: "argparse._SubParsersAction") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if (arguments.batch is None) != (arguments.output_dir is None):
+    many = arguments.batch is not None or arguments.json_path is not None
+    if (many, arguments.output_dir is not None) in ((False, True), (True, False)) and arguments.json_path is None:
         raise UsageError("--batch and --output-dir go together: give both, or --output for one file")
     options = merged_options(arguments)
     with show_progress(quiet=arguments.quiet) as progress:
-        if arguments.batch is not None:
-            return batch.run(arguments, options, progress)
+        if arguments.batch is not None or arguments.json_path is not None:
+            return generate_many(arguments, options, progress)
         made = generate(arguments, options, progress)
     if arguments.json:
         print(json.dumps(made.to_json(), ensure_ascii=False))
     elif not arguments.quiet:
+        for note in made.plan.notes:
+            if note.startswith("think: "):
+                print(note)
         print(made)
     return 0
+
+
+def generate_many(arguments: argparse.Namespace, options: dict, progress: Progress) -> int:
+    """The requests of --batch or of the published program's --json_path."""
+    if arguments.json_path is not None:
+        folder = arguments.output_dir or arguments.output or published_vino.OUTPUT
+        shared = published_vino.shared_options(arguments, options)
+        check_file(arguments.json_path)
+    else:
+        folder, shared = arguments.output_dir, options
+        if arguments.output is not None:
+            raise UsageError("--output names one file; with --batch leave it out, --output-dir is where the files go")
+        check_file(arguments.batch)
+    check_output(folder / "0.mp4")
+    session = Session(published.with_model(arguments, shared, progress), progress)
+    if arguments.json_path is not None:
+        negative_video = arguments.negative_prompt_video
+        lines = published_vino.read_records(arguments.json_path, options, negative_video, session.limits)
+    else:
+        lines = list(batch.read_lines(arguments.batch))
+    return batch.run(lines, session, shared, folder, quiet=arguments.quiet, as_json=arguments.json)
 
 
 def generate(arguments: argparse.Namespace, options: dict, progress: Progress) -> Made:

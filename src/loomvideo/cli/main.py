@@ -18,6 +18,7 @@ Make and edit video with a multimodal language model.
 # A command's module has add_parser(commands) and run(arguments) -> exit status. It is imported when it is called for.
 COMMANDS = {
     "generate": ("loomvideo.cli.generate", "make or edit a clip or picture, or many of them"),
+    "describe": ("loomvideo.cli.describe", "say what a clip or picture shows, or answer a question about it"),
     "show": ("loomvideo.cli.show", "print how a file was made"),
     "demo": ("loomvideo.cli.demo", "make one example of every task, and a page that shows them"),
     "models": ("loomvideo.cli.models", "list the models at hand"),

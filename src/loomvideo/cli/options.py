@@ -7,7 +7,7 @@ import math
 from typing import NoReturn
 
 SYSTEMS = ("loomvideo",)
-TASKS = ("t2i", "t2v", "edit", "ref_edit", "mi2v")
+TASKS = ("t2i", "t2v", "edit", "ref_edit", "mi2v", "i2v", "clone", "camera_clone")
 DTYPES = ("float32", "bfloat16", "float16")
 
 # What a person may ask of a request and of the model. A recipe holds the same names; a batch line those of a request.
@@ -25,6 +25,7 @@ REQUEST_OPTIONS = (
     "guidance_scale_visual",
     "negative_prompt",
     "seed",
+    "think",
 )
 MODEL_OPTIONS = ("system", "model", "device", "dtype", "lora")
 
@@ -102,6 +103,13 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
     )
     content.add_argument(
         "--negative-prompt", "--negative_prompt", metavar="TEXT", help="what to stay away from (default: the model's)"
+    )
+
+    content.add_argument(
+        "--think",
+        action="store_true",
+        default=None,
+        help="let the language model first say what is to be seen; the rewritten prompt is printed and kept in the recipe",
     )
 
     size = parser.add_argument_group("size and length (default: the source's ratio and length at the model's own area)")

@@ -24,7 +24,7 @@ class MemoryShort(RuntimeError):
     """The request is too large for the device."""
 
 
-STAGES = {"read": "reading the request", "sample": "denoising", "decode": "decoding"}
+STAGES = {"think": "thinking", "read": "reading the request", "sample": "denoising", "decode": "decoding"}
 
 
 class Session:
@@ -49,19 +49,30 @@ class Session:
 
     @cached_property
     def pipeline(self) -> "VideoPipeline":
+        from loomvideo.cli.lora import load_loras
+
+        pipeline = self._load()
+        load_loras(pipeline.transformer, self.loras)
+        return pipeline
+
+    @cached_property
+    def understanding(self) -> "VideoPipeline":
+        """The language model without what makes pixels."""
+        return self._load(transformer=None, vae=None)
+
+    def _load(self, **components: Any) -> "VideoPipeline":
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging
 
         from loomvideo.checkpoint import pipeline_class
-        from loomvideo.cli.lora import load_loras
 
         for library in (diffusers_logging, transformers_logging):
             library.disable_progress_bar()
             library.set_verbosity_error()
         self.progress.stage("loading the model")
-        pipeline = pipeline_class(self.options["system"]).from_pretrained(self.folder, dtype=self.dtype)
+        found = pipeline_class(self.options["system"])
+        pipeline = found.from_pretrained(self.folder, dtype=self.dtype, **components)
         pipeline.set_progress_bar_config(disable=True)
-        load_loras(pipeline.transformer, self.loras)
         return pipeline.to(self.device)
 
     def load(self) -> None:
@@ -89,6 +100,13 @@ class Session:
             ) from error
         return (255 * np.asarray(output.frames)).round().astype(np.uint8)
 
+    def think(self, decided: Plan) -> Plan:
+        """The plan as think mode leaves it; the same one where it was not asked for."""
+        if not decided.think:
+            return decided
+        self.progress.stage(STAGES["think"])
+        return self.pipeline.think(decided)
+
     def recipe(self, request: Request, decided: Plan) -> dict:
         """What a file is made again from; paths as they were typed."""
         return {
@@ -109,6 +127,7 @@ class Session:
             "guidance_scale": decided.guidance_scale,
             "guidance_scale_visual": decided.guidance_scale_visual,
             "seed": decided.seed,
+            **({"think": True, "rewritten_prompt": decided.prompt} if request.think else {}),
         }
 
 
@@ -161,6 +180,7 @@ def make(session: Session, request: Request, decided: Plan, output: Path) -> Mad
     """Generate a planned request and write it, its recipe inside."""
     session.load()  # which is not part of the time that a request takes
     began = time.monotonic()
+    decided = session.think(decided)
     frames = session.generate(decided)
     recipe = session.recipe(request, decided)
     session.progress.stage("writing")

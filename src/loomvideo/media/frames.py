@@ -1,11 +1,26 @@
 """Which frames of a clip are read: index rules, pure functions (fact sheet 7.3 and 8.3)."""
 
+import numpy as np
+
 FRAME_STRIDE = 4  # the VAE is causal and takes 1 + 4n frames
 
 
 def whole_stride(num_frames: int) -> int:
     """The largest 1 + 4n that is not above ``num_frames`` (at least 1)."""
     return num_frames - (num_frames - 1) % FRAME_STRIDE
+
+
+def reading_stride(num_frames: int, wanted: int, stride: int, *, skip: int = 0) -> int:
+    """The largest stride, at most ``stride``, at which a clip has ``wanted`` frames behind its first ``skip``.
+
+    (Fact sheet of Omni-Video, 8.) Raises ValueError where even every single frame is too few.
+    """
+    fitting = min(stride, (num_frames - skip) // wanted)
+    if fitting < 1:
+        raise ValueError(
+            f"{num_frames} frames, {skip} of them skipped, for {wanted} wanted: skip fewer or ask for fewer"
+        )
+    return fitting
 
 
 def select_frames(
@@ -44,3 +59,22 @@ def _walk(start: int, frames_in_range: int, *, step: float, max_frames: int) -> 
         indices.append(index)
         position += step
     return indices[: whole_stride(len(indices))]
+
+
+def even_frames(num_frames: int, count: int) -> list[int]:
+    """``count`` indices spread evenly over a whole clip, first and last frame among them (fact sheet of VINO, 3.2).
+
+    Rounded half to even; a clip of fewer frames repeats some.
+    """
+    return [int(index) for index in np.linspace(0, num_frames - 1, count).round()]
+
+
+def leading_frames(num_frames: int, max_frames: int, step: float = 1.0) -> list[int]:
+    """A clip's first 1 + 4n frames, at most ``max_frames``: each, or about one in ``step`` (fact sheet of VINO, 6.3).
+
+    Frames are left out only as far as enough remain. The published rule rounds that bound up, too, and then runs past
+    the end.
+    """
+    count = whole_stride(min(num_frames, max_frames))
+    stride = max(1, min(round(step), (num_frames - 1) // max(1, count - 1)))
+    return list(range(0, count * stride, stride))

@@ -33,3 +33,10 @@ def cover_crop(frames: np.ndarray, height: int, width: int) -> np.ndarray:
         return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box=box)).copy()
     resized = picture.resize((resized_width, resized_height), Image.Resampling.BILINEAR)
     return np.asarray(resized)[top : top + height, left : left + width].copy()
+
+
+def ratio_crop_size(height: int, width: int, target_height: int, target_width: int) -> tuple[int, int]:
+    """The largest (height, width) of a target's ratio inside a picture, cut out before resizing (Omni-Video, 8)."""
+    if width * target_height > height * target_width:
+        return height, height * target_width // target_height
+    return width * target_height // target_width, width

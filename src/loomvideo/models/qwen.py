@@ -6,14 +6,18 @@ b batch   m tokens   dm width of the language model   p patches   (t, h, w) patc
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionRotaryEmbedding
+
+from loomvideo.conditioning.queries import positions_with_queries
 
 PATCH_SIZE = 16
 MERGE_SIZE = 2  # the tower merges 2 x 2 patches into one token
@@ -94,6 +98,42 @@ def layer_features(mllm: PreTrainedModel, inputs: ChatInputs) -> list[Tensor]:
     return features
 
 
+def query_features(mllm: PreTrainedModel, inputs: ChatInputs, queries: Tensor) -> Tensor:
+    """What the last text layer would read, (b, m + q, dm), with learnable queries (q, dm) behind the chat.
+
+    That is the output of the last layer but one, before the final norm (fact sheet 3.3 and 3.4): last layer, norm and
+    head are not run. Gradients reach the queries.
+    """
+    base: Any = mllm.base_model
+    text_model = base.language_model
+    layers, norm = text_model.layers, text_model.norm
+    handle = text_model.register_forward_pre_hook(partial(_append_queries, queries), with_kwargs=True)
+    text_model.layers, text_model.norm = layers[:-1], torch.nn.Identity()
+    try:
+        return base(**model_arguments(mllm, inputs), use_cache=False).last_hidden_state
+    finally:
+        text_model.layers, text_model.norm = layers, norm
+        handle.remove()
+
+
+def _append_queries(
+    queries: Tensor, _: Any, arguments: tuple, keywords: dict[str, Any]
+) -> tuple[tuple, dict[str, Any]]:
+    """The text model's arguments as if its chat went on with the queries, which are neither text nor visual."""
+    embeds, positions = keywords["inputs_embeds"], keywords["position_ids"]
+    mask, visual = keywords.get("attention_mask"), keywords.get("visual_pos_masks")
+    batch, length = embeds.shape[:2]
+    if positions is None:  # transformers leaves a chat without visuals to be counted
+        positions = torch.arange(length, device=embeds.device).expand(3, batch, -1)
+    appended = {
+        "inputs_embeds": torch.cat([embeds, queries.to(embeds).expand(batch, -1, -1)], dim=1),
+        "position_ids": positions_with_queries(positions, len(queries), mask),
+        "attention_mask": None if mask is None else F.pad(mask, (0, len(queries)), value=1),
+        "visual_pos_masks": None if visual is None else F.pad(visual, (0, len(queries)), value=False),
+    }
+    return arguments, {**keywords, **appended}
+
+
 def model_arguments(mllm: PreTrainedModel, inputs: ChatInputs) -> dict[str, Tensor]:
     """The arguments of transformers' forward: the given tensors and which tokens are pictures (1) and videos (2)."""
     ids = inputs.input_ids
@@ -151,18 +191,20 @@ def timestamps(indices: Sequence[int]) -> tuple[str, ...]:
     return tuple(f"<{(first + second) / 2 / LIST_FPS:.1f} seconds>" for first, second in pairs)
 
 
-def fitted_size(height: int, width: int, budget: PixelBudget, num_frames: int = 1) -> tuple[int, int]:
-    """Multiples of 32 near (height, width), of about the same ratio, whose frames together stay inside the budget."""
-    fitted = [max(SIZE_MULTIPLE, round(size / SIZE_MULTIPLE) * SIZE_MULTIPLE) for size in (height, width)]
+def fitted_size(
+    height: int, width: int, budget: PixelBudget, num_frames: int = 1, multiple: int = SIZE_MULTIPLE
+) -> tuple[int, int]:
+    """Multiples near (height, width), of about the same ratio, whose frames together stay inside the budget."""
+    fitted = [max(multiple, round(size / multiple) * multiple) for size in (height, width)]
     pixels = math.ceil(num_frames / TEMPORAL_PATCH_SIZE) * TEMPORAL_PATCH_SIZE * fitted[0] * fitted[1]
     if num_frames == 1:
         pixels = fitted[0] * fitted[1]
     if pixels > budget.largest:
         ratio = math.sqrt(num_frames * height * width / budget.largest)
-        fitted = [max(SIZE_MULTIPLE, math.floor(s / ratio / SIZE_MULTIPLE) * SIZE_MULTIPLE) for s in (height, width)]
+        fitted = [max(multiple, math.floor(s / ratio / multiple) * multiple) for s in (height, width)]
     elif pixels < budget.smallest:
         ratio = math.sqrt(budget.smallest / (num_frames * height * width))
-        fitted = [math.ceil(s * ratio / SIZE_MULTIPLE) * SIZE_MULTIPLE for s in (height, width)]
+        fitted = [math.ceil(s * ratio / multiple) * multiple for s in (height, width)]
     return fitted[0], fitted[1]
 
 

@@ -1,12 +1,13 @@
-"""The denoiser: a Wan2.2 transformer that reads a multimodal language model layer by layer (fact sheet 4).
+"""The Wan transformer: what its denoisers share, and LoomVideo's, which reads a language model layer by layer (fact sheet 4).
 
 b batch   n target tokens   r reference tokens   m context tokens   c latent channels   d width   h heads   k head width
 dm width of the language model   (f, y, x) latent grid
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -105,10 +106,11 @@ class LayerProjector(nn.Module):
         return self.linear_2(F.gelu(self.linear_1(self.norm(layer)), approximate="tanh"))
 
 
-class TimeEmbedder(nn.Module):
+class ConditionEmbedder(nn.Module):
     """The timestep's embedding and its six modulation rows.
 
-    `text_embedder` belongs to the published checkpoint and is used by nothing: kept so that the names stay complete.
+    `text_embedder` takes rows of a text encoder's space to the denoiser's width. LoomVideo's denoiser reads none; it keeps
+    the published tensors so that the names stay complete.
     """
 
     def __init__(self, dim: int, freq_dim: int, text_dim: int) -> None:
@@ -206,7 +208,72 @@ class Block(nn.Module):
         return modulate_segments(gated_residual, (x, fed), num_target, target[5:6], reference[5:6])
 
 
-class LoomVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
+class WanTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
+    """Patches, time, blocks and head of a Wan denoiser. A denoiser adds what conditions it: `prepare` and `forward`.
+
+    Its final classes declare diffusers' Wan configuration with fields of their own; the constructor here reads it.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar = ["Block"]
+    _repeated_blocks: ClassVar = ["Block"]
+    _keep_in_fp32_modules: ClassVar = ["time_embedder", "scale_shift_table", "norm2"]
+    _skip_layerwise_casting_patterns: ClassVar = ["patch_embedding", "condition_embedder", "norm"]
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = self.config
+        _check_wan_fields(config)
+        self.patch_size: Sizes = tuple(config["patch_size"])
+        head_dim, eps = config["attention_head_dim"], config["eps"]
+        spatial_dim = 2 * (head_dim // 6)
+        self.axis_dims = (head_dim - 2 * spatial_dim, spatial_dim, spatial_dim)  # time, row, column
+        dim = config["num_attention_heads"] * head_dim
+
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
+        self.patch_embedding = nn.Conv3d(config["in_channels"], dim, self.patch_size, stride=self.patch_size)
+        self.condition_embedder = ConditionEmbedder(dim, config["freq_dim"], config["text_dim"])
+        self.blocks = nn.ModuleList(
+            Block(dim, config["num_attention_heads"], config["ffn_dim"], eps) for _ in range(config["num_layers"])
+        )
+        self.proj_out = nn.Linear(dim, config["out_channels"] * math.prod(self.patch_size))
+        self.gradient_checkpointing = False
+
+    def reset_parameters(self) -> None:
+        """Xavier everywhere, small time embeddings; the velocity starts at zero."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv3d)):
+                nn.init.xavier_uniform_(module.weight.flatten(1))  # a view: fills the weight itself
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for linear in (self.condition_embedder.time_embedder.linear_1, self.condition_embedder.time_embedder.linear_2):
+            nn.init.normal_(linear.weight, std=0.02)
+        nn.init.zeros_(self.proj_out.weight)
+
+    def run_block(self, block: nn.Module, *arguments: object) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(block, *arguments)  # pyright: ignore[reportOptionalCall]
+        return block(*arguments)
+
+    def velocity(self, x: Tensor, embedding: Tensor, grid: Sizes) -> Tensor:
+        """The head: target tokens (b, n, d) and the time's embedding (b, 1, d) -> (b, c, f, y, x)."""
+        shift, scale = (self.scale_shift_table.float() + embedding).chunk(2, dim=1)
+        x = self.proj_out(modulated_norm(x, shift, scale, self.config["eps"]))
+        return unpatchify(x, grid, self.patch_size)
+
+    def grid(self, latent_shape: Sequence[int]) -> Sizes:
+        """Tokens along time, rows and columns; ValueError where the patches do not fit."""
+        sizes = latent_shape[-3:]
+        frames, rows, columns = (size // patch for size, patch in zip(sizes, self.patch_size, strict=True))
+        if any(size % patch for size, patch in zip(sizes, self.patch_size, strict=True)):
+            raise ValueError(
+                f"latents of {tuple(sizes)} (frames, rows, columns) do not fit patches of {self.patch_size}: "
+                "every size must be a multiple of its patch"
+            )
+        return frames, rows, columns
+
+
+class LoomVideoTransformer3DModel(WanTransformer):
     """The LoomVideo denoiser with the published parameter names (fact sheet 4.1 and 4.2).
 
     `prepare` computes what no step changes, `forward` one velocity; training and inference call these two. The fields
@@ -214,17 +281,6 @@ class LoomVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     `use_source_embedding`, off in the published first training stage; `rounded_rotary_tables`, on for weights that were
     trained with bfloat16 tables (fact sheet 4.10).
     """
-
-    _supports_gradient_checkpointing = True
-    _no_split_modules: ClassVar = ["Block"]
-    _repeated_blocks: ClassVar = ["Block"]
-    _keep_in_fp32_modules: ClassVar = ["time_embedder", "scale_shift_table", "norm2"]
-    _skip_layerwise_casting_patterns: ClassVar = [
-        "patch_embedding",
-        "source_patch_embedding",
-        "condition_embedder",
-        "norm",
-    ]
 
     @register_to_config
     def __init__(
@@ -250,34 +306,17 @@ class LoomVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         rounded_rotary_tables: bool = False,
     ) -> None:
         super().__init__()
-        _check_wan_fields(cross_attn_norm, qk_norm, image_dim, added_kv_proj_dim, pos_embed_seq_len)
-        self.patch_size = (patch_size[0], patch_size[1], patch_size[2])
-        spatial_dim = 2 * (attention_head_dim // 6)
-        self.axis_dims = (attention_head_dim - 2 * spatial_dim, spatial_dim, spatial_dim)  # time, row, column
         dim = num_attention_heads * attention_head_dim
-
-        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
-        self.patch_embedding = nn.Conv3d(in_channels, dim, self.patch_size, stride=self.patch_size)
-        self.condition_embedder = TimeEmbedder(dim, freq_dim, text_dim)
-        self.blocks = nn.ModuleList(Block(dim, num_attention_heads, ffn_dim, eps) for _ in range(num_layers))
-        self.proj_out = nn.Linear(dim, out_channels * patch_size[0] * patch_size[1] * patch_size[2])
         self.mllm_embedder = LayerProjector(mllm_dim, dim)
         self.source_patch_embedding = None
         if use_source_embedding:
             self.source_patch_embedding = nn.Conv3d(in_channels, dim, self.patch_size, stride=self.patch_size)
-        self.gradient_checkpointing = False
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier everywhere, small time embeddings; the velocity, the projector and the source start at zero."""
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Conv3d)):
-                nn.init.xavier_uniform_(module.weight.flatten(1))  # a view: fills the weight itself
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for linear in (self.condition_embedder.time_embedder.linear_1, self.condition_embedder.time_embedder.linear_2):
-            nn.init.normal_(linear.weight, std=0.02)
-        for module in (self.proj_out, self.mllm_embedder.linear_2, self.source_patch_embedding):
+        """As in every Wan denoiser; the language model's projector and the source start at zero, too."""
+        super().reset_parameters()
+        for module in (self.mllm_embedder.linear_2, self.source_patch_embedding):
             if module is not None:
                 nn.init.zeros_(module.weight)
 
@@ -312,7 +351,7 @@ class LoomVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             context_mask=None if context_mask is None else context_mask.bool()[:, None, None, :],
             source=self._source_tokens(source),
             references=self._reference_tokens(references),
-            rope=self._rope(grid, [self._grid(latents.shape[-3:]) for latents in references]),
+            rope=self._rope(grid, [self.grid(latents.shape) for latents in references]),
         )
 
     def forward(self, latents: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
@@ -325,15 +364,8 @@ class LoomVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if conditions.references is not None:
             x = torch.cat([x, conditions.references], dim=1)  # (b, n + r, d)
         for block, context in zip(self.blocks, conditions.context, strict=True):
-            x = self._run(block, x, modulation, num_target, conditions.rope, context, conditions.context_mask)
-        shift, scale = (self.scale_shift_table.float() + embedding).chunk(2, dim=1)
-        x = self.proj_out(modulated_norm(x[:, :num_target], shift, scale, self.config["eps"]))
-        return unpatchify(x, self._grid(latents.shape[-3:]), self.patch_size)
-
-    def _run(self, block: nn.Module, *arguments: object) -> Tensor:
-        if self.gradient_checkpointing and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(block, *arguments)  # pyright: ignore[reportOptionalCall]
-        return block(*arguments)
+            x = self.run_block(block, x, modulation, num_target, conditions.rope, context, conditions.context_mask)
+        return self.velocity(x[:, :num_target], embedding, self.grid(latents.shape))
 
     def _source_tokens(self, source: Tensor | None) -> Tensor | None:
         if self.source_patch_embedding is None:
@@ -362,16 +394,6 @@ class LoomVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         ]
         return torch.cat(tables).unsqueeze(1).to(self.device)
 
-    def _grid(self, latent_shape: Sequence[int]) -> Sizes:
-        """Tokens along time, rows and columns; ValueError where the patches do not fit."""
-        frames, rows, columns = (size // patch for size, patch in zip(latent_shape, self.patch_size, strict=True))
-        if any(size % patch for size, patch in zip(latent_shape, self.patch_size, strict=True)):
-            raise ValueError(
-                f"latents of {tuple(latent_shape)} (frames, rows, columns) do not fit patches of {self.patch_size}: "
-                "every size must be a multiple of its patch"
-            )
-        return frames, rows, columns
-
     def _check_conditions(self, layers: Sequence[Tensor], latent_shape: Sequence[int], source: Tensor | None) -> Sizes:
         if len(layers) != len(self.blocks):
             raise ValueError(
@@ -384,12 +406,15 @@ class LoomVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 f"source latents of {tuple(source.shape[-3:])} for a target of {target} (frames, rows, columns): "
                 "both must be equal, so resize and cut the source to the target"
             )
-        return self._grid(target)
+        return self.grid(target)
 
 
-def _check_wan_fields(cross_attn_norm: bool, qk_norm: str, *absent: int | None) -> None:
-    if not cross_attn_norm or qk_norm != "rms_norm_across_heads" or any(value is not None for value in absent):
+def _check_wan_fields(config: Mapping[str, Any]) -> None:
+    needed = {"cross_attn_norm": True, "qk_norm": "rms_norm_across_heads"}
+    needed |= dict.fromkeys(("image_dim", "added_kv_proj_dim", "pos_embed_seq_len"))
+    wrong = {name: config[name] for name, value in needed.items() if config[name] != value}
+    if wrong:
         raise ValueError(
-            f"cross_attn_norm={cross_attn_norm}, qk_norm={qk_norm!r}, image_dim, added_kv_proj_dim and pos_embed_seq_len "
-            f"{absent}: this denoiser is the text-to-video Wan2.2 with True, 'rms_norm_across_heads' and three times None"
+            f"{wrong} in a configuration: this denoiser is the text-to-video Wan2.2 or Wan2.1, which has "
+            f"{ {name: needed[name] for name in wrong} }"
         )

@@ -16,3 +16,8 @@ def guide(velocities: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
     for scale, (weaker, stronger) in zip(scales, pairwise(velocities), strict=True):
         guided = guided + scale * (stronger - weaker)
     return guided
+
+
+def standard_scale(released_scale: float) -> float:
+    """The scale with which `guide` gives Omni-Video's released form v_c + s * (v_c - v_u) (its fact sheet, 8)."""
+    return released_scale + 1

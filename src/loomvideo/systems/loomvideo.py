@@ -16,11 +16,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loomvideo.conditioning.deepstack import layers_for_blocks
 from loomvideo.models.chat import Chat, full_chat, tokenise, unconditional_chat, visual_chat
-from loomvideo.models.qwen import FrameRule, PixelBudget, Visual, layer_features, picture, set_rotary_tables, video
+from loomvideo.models.qwen import layer_features, set_rotary_tables
 from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.sampling.sampler import Branch
 from loomvideo.systems.pipeline import VideoPipeline
-from loomvideo.systems.request import ModelLimits, Plan, Task
+from loomvideo.systems.request import Plan, Task
+from loomvideo.systems.thinking import THINKING
 
 # What stands before the prompt, for one frame and for more (fact sheet 7.3 and 8.2).
 PREFIXES = {
@@ -47,10 +48,8 @@ class GuidanceBranch:
 class LoomVideoPipeline(VideoPipeline):
     """The published system on diffusers' and transformers' parts.
 
-    Besides the five components, a model folder's `model_index.json` holds
-    `limits` (the fields of systems.request.ModelLimits), `frame_rule` (of models.qwen.FrameRule), `pixel_budgets`
-    ({"image": ..., "video": ...}, each the fields of models.qwen.PixelBudget) and `only_last_layer` (every block reads
-    the language model's last layer; fact sheet 3.3).
+    Besides what every system's `model_index.json` holds, this one's says `only_last_layer` (every block reads the
+    language model's last layer; fact sheet 3.3).
     """
 
     system: ClassVar[str] = "loomvideo"
@@ -67,20 +66,11 @@ class LoomVideoPipeline(VideoPipeline):
         frame_rule: dict[str, int] | None = None,
         pixel_budgets: dict[str, dict[str, int]] | None = None,
         only_last_layer: bool = False,
+        thinking: str = THINKING,
     ) -> None:
         super().__init__()
-        if limits is None or frame_rule is None or pixel_budgets is None:
-            raise ValueError(
-                "limits, frame_rule and pixel_budgets are part of a LoomVideo model: give them, or load a folder whose "
-                "model_index.json holds them"
-            )
         self.register_modules(transformer=transformer, mllm=mllm, tokenizer=tokenizer, vae=vae, scheduler=scheduler)
-        self.register_to_config(
-            limits=limits, frame_rule=frame_rule, pixel_budgets=pixel_budgets, only_last_layer=only_last_layer
-        )
-        self.limits = ModelLimits(**limits)
-        self.frame_rule = FrameRule(**frame_rule)
-        self.pixel_budgets = {kind: PixelBudget(**budget) for kind, budget in pixel_budgets.items()}
+        self._configure(limits, frame_rule, pixel_budgets, thinking, only_last_layer=only_last_layer)
 
     def condition(
         self, plan: Plan, latent_shape: Sequence[int], *, posterior: torch.Generator | None, batch_branches: bool
@@ -90,15 +80,6 @@ class LoomVideoPipeline(VideoPipeline):
         references = tuple(self.encode(reference[None], posterior) for reference in plan.references)
         branches, scales = self.guidance_branches(plan, source, references)
         return self.denoisers(branches, latent_shape, batch_branches), scales
-
-    def visuals(self, plan: Plan) -> list[Visual]:
-        """What the language model sees: the references, then the source, one frame of which is a picture."""
-        shown = [picture(reference, self.pixel_budgets["image"]) for reference in plan.references]
-        if plan.source is not None and len(plan.source) == 1:
-            shown.append(picture(plan.source[0], self.pixel_budgets["image"]))
-        elif plan.source is not None:
-            shown.append(video(plan.source, self.frame_rule, self.pixel_budgets["video"]))
-        return shown
 
     def guidance_branches(
         self, plan: Plan, source: Tensor | None, references: tuple[Tensor, ...]

@@ -20,10 +20,15 @@ from loomvideo.checkpoint import check_model, resolve_model, shared_components
 from loomvideo.media.clip import Clip
 from loomvideo.media.inputs import Picture
 from loomvideo.models import vae as pixels
+from loomvideo.models.chat import Chat, chat
+from loomvideo.models.qwen import FrameRule, PixelBudget, Visual, picture, video
+from loomvideo.models.reader import Decoding, QwenReader, StreamedAnswer
 from loomvideo.sampling.sampler import Branch, OnStep, sample
-from loomvideo.systems.request import ModelLimits, Plan, Request, Task
+from loomvideo.systems import thinking
+from loomvideo.systems.request import ModelLimits, Plan, Request, Task, frames_to_describe
 from loomvideo.systems.request import plan as make_plan
 
+DESCRIBE = "Describe what you see."
 StepCallback = Callable[[DiffusionPipeline, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 
@@ -39,12 +44,34 @@ class VideoOutput(BaseOutput):
 class VideoPipeline(DiffusionPipeline):
     """A system on diffusers' and transformers' parts; abstract.
 
-    Every system registers a `transformer`, a `vae`, a `scheduler` and what conditions them, and keeps in its
-    `model_index.json` the `limits` (the fields of systems.request.ModelLimits) beside what else it needs.
+    Every system registers a `transformer`, a `vae`, a `scheduler`, an `mllm` with its `tokenizer` and what else
+    conditions them. Its `model_index.json` holds, beside what the system needs, `limits` (the fields of
+    systems.request.ModelLimits), `frame_rule` (of models.qwen.FrameRule), `pixel_budgets` ({"image": ..., "video": ...},
+    each the fields of models.qwen.PixelBudget) and `thinking` (how think mode asks; see systems.thinking).
     """
 
     system: ClassVar[str]
-    limits: ModelLimits
+
+    def _configure(
+        self,
+        limits: dict[str, Any] | None,
+        frame_rule: dict[str, int] | None,
+        pixel_budgets: dict[str, dict[str, int]] | None,
+        thinking: str,
+        **others: Any,
+    ) -> None:
+        """Keep the settings in the configuration and make them at hand."""
+        if limits is None or frame_rule is None or pixel_budgets is None:
+            raise ValueError(
+                "limits, frame_rule and pixel_budgets are part of a model: give them, or load a folder whose "
+                "model_index.json holds them"
+            )
+        self.register_to_config(
+            limits=limits, frame_rule=frame_rule, pixel_budgets=pixel_budgets, thinking=thinking, **others
+        )
+        self.limits = ModelLimits(**limits)
+        self.frame_rule = FrameRule(**frame_rule)
+        self.pixel_budgets = {kind: PixelBudget(**budget) for kind, budget in pixel_budgets.items()}
 
     @abstractmethod
     def condition(
@@ -66,7 +93,8 @@ class VideoPipeline(DiffusionPipeline):
         folder = resolve_model(pretrained_model_name_or_path, system=cls.system)
         check_model(folder)
         dtype = kwargs.setdefault("dtype", kwargs.pop("torch_dtype", None) or torch.float32)
-        shared = shared_components(folder, dtype=dtype if isinstance(dtype, torch.dtype) else torch.float32)
+        precision = dtype if isinstance(dtype, torch.dtype) else torch.float32
+        shared = shared_components(folder, dtype=precision, without=kwargs)
         return super().from_pretrained(folder, **{**shared, **kwargs})
 
     def __call__(
@@ -77,6 +105,7 @@ class VideoPipeline(DiffusionPipeline):
         *,
         task: Task | str | None = None,
         negative_prompt: str | None = None,
+        think: bool = False,
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
@@ -98,6 +127,7 @@ class VideoPipeline(DiffusionPipeline):
             references=() if references is None else references,
             task=task,
             negative_prompt=negative_prompt,
+            think=think,
             height=height,
             width=width,
             num_frames=num_frames,
@@ -132,7 +162,7 @@ class VideoPipeline(DiffusionPipeline):
                 taking the posterior's mode.
             batch_branches: run guidance branches of equal token layout as one batch: faster, with more memory.
             callback_on_step_end: diffusers' convention; may give back other "latents".
-            callback_on_stage: told "read", "sample" and "decode" as these begin.
+            callback_on_stage: told "think", "read", "sample" and "decode" as these begin.
 
         Raises:
             NotFiniteError: NaN or infinity, with the step at which it appeared.
@@ -141,6 +171,9 @@ class VideoPipeline(DiffusionPipeline):
         generator = generator or torch.Generator().manual_seed(plan.seed)
         noise = self.draw_noise(plan, generator) if latents is None else latents
 
+        if plan.think:
+            begin("think")
+            plan = self.think(plan)
         begin("read")
         branches, scales = self.condition(
             plan, noise.shape, posterior=generator if sample_posterior else None, batch_branches=batch_branches
@@ -161,6 +194,42 @@ class VideoPipeline(DiffusionPipeline):
         frames = latents if output_type == "latent" else self.decode(latents, plan, output_type)
         self.maybe_free_model_hooks()
         return VideoOutput(frames=frames, fps=plan.fps, plan=plan)
+
+    @property
+    def reader(self) -> QwenReader:
+        """The language model as one that answers in words."""
+        return QwenReader(self.mllm, self.tokenizer)
+
+    def visuals(self, plan: Plan) -> list[Visual]:
+        """What the language model sees of a plan: the references, then the source, one frame of which is a picture."""
+        shown = [picture(reference, self.pixel_budgets["image"]) for reference in plan.references]
+        seen = plan.source if plan.whole_source is None else plan.whole_source
+        return shown if seen is None else [*shown, self.look(seen)]
+
+    def look(self, frames: np.ndarray) -> Visual:
+        """A picture or clip uint8 (t, y, x, 3) as the language model sees it."""
+        if len(frames) == 1:
+            return picture(frames[0], self.pixel_budgets["image"])
+        return video(frames, self.frame_rule, self.pixel_budgets["video"])
+
+    def describe(
+        self, shown: Picture | Clip | Sequence[Picture], question: str = DESCRIBE, *, decoding: Decoding | None = None
+    ) -> StreamedAnswer:
+        """The answer to a question about a picture or a whole clip, to be iterated over while it is made.
+
+        Raises RequestError and MediaError as a request's source does.
+        """
+        frames = frames_to_describe(shown, question, self.limits)
+        return self.reader.answer(chat([self.look(frames), question]), decoding or Decoding())
+
+    def think(self, plan: Plan) -> Plan:
+        """The plan with its prompt said anew by the language model; the likeliest words, so that it can be repeated."""
+        answer = self.reader.answer(self.thinking_chat(plan), Decoding(temperature=0, max_new_tokens=512))
+        return thinking.rethought(plan, "".join(answer))
+
+    def thinking_chat(self, plan: Plan) -> Chat:
+        """The request as the language model is asked to answer it in think mode."""
+        return chat([*self.visuals(plan), thinking.question(self.config["thinking"], plan.prompt)])
 
     def draw_noise(self, plan: Plan, generator: torch.Generator) -> Tensor:
         """Standard normal float32 (1, c, f, y, x), drawn where the generator lives: the same on every device."""

@@ -7,7 +7,7 @@ import math
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from numbers import Integral, Real
 from pathlib import Path
@@ -18,12 +18,15 @@ from PIL import Image
 
 from loomvideo.media.clip import Clip, MediaInfo
 from loomvideo.media.frames import FRAME_STRIDE
-from loomvideo.media.inputs import Media, Picture, as_media, look, read_frames
+from loomvideo.media.inputs import Media, Picture, as_media, look, read_frames, spread_frames
+from loomvideo.media.letterbox import letterbox
 
 MAX_PROMPT = 10_000  # characters
 MAX_STEPS = 1_000  # the schedule's own number of noise levels
 MAX_FPS = 240
 MAX_SEED = 2**63 - 1
+SPECIAL_TOKEN = re.compile(r"<\|\w+\|>")
+MAX_RATIO = 200  # of the longer side to the shorter: no language model reads a narrower picture
 
 
 class RequestError(ValueError):
@@ -65,6 +68,7 @@ class Request:
     guidance_scale_visual: float | None = None
     negative_prompt: str | None = None
     seed: int = 0  # -1: a fresh one is drawn, and the plan records it
+    think: bool = False  # the language model says first what is to be seen; see systems.thinking
 
     def __post_init__(self) -> None:
         alone = isinstance(self.references, str | Path | Image.Image | np.ndarray)
@@ -76,7 +80,9 @@ class ModelLimits:
     """What a model was trained for and defaults to; part of its configuration.
 
     ``area`` and ``max_area`` are in pixels a frame, of the size generated; ``fps`` is the rate it generates at.
-    ``task_defaults`` holds values of some tasks in place of the general ones: {"t2i": {"guidance_scale": 5.0}}; a task's
+    References are letterboxed at ``reference_area`` and keep their own ratio; without it they are cropped to the size
+    generated. ``whole_source_frames`` frames spread over the whole of a source clip are planned beside those that are
+    edited, for a language model that is to see all of it. ``task_defaults`` holds values of some tasks in place of the general ones: {"t2i": {"guidance_scale": 5.0}}; a task's
     name with "_image" behind it speaks of one frame.
     """
 
@@ -90,6 +96,8 @@ class ModelLimits:
     size_multiple: int = 32
     frame_stride: int = 4
     max_references: int = 8
+    reference_area: int | None = None
+    whole_source_frames: int | None = None
     num_inference_steps: int = 50
     guidance_scale: float = 5.0
     guidance_scale_edit: float = 2.5
@@ -98,19 +106,20 @@ class ModelLimits:
     tasks: tuple[str, ...] = EVERY_SYSTEM
     task_defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def default(self, name: str, task: Task, *, still: bool) -> Any:
-        """The value of ``name`` where a request says nothing."""
-        for key in (f"{task}_image", task) if still else (task,):
-            if name in self.task_defaults.get(key, {}):
-                return self.task_defaults[key][name]
-        if name == "guidance_scale" and _takes(task)[0]:
-            return self.guidance_scale_edit
-        return getattr(self, name)
+    def for_task(self, task: Task, *, still: bool) -> "ModelLimits":
+        """The same with the task's own values in place of the general ones."""
+        own = {"guidance_scale": self.guidance_scale_edit} if _takes(task)[0] else {}
+        for key in (task, f"{task}_image") if still else (task,):
+            own |= self.task_defaults.get(key, {})
+        return replace(self, **own)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tuple(self.tasks))
         if unknown := [name for name in self.tasks if name not in set(Task)]:
             raise ValueError(f"tasks={list(self.tasks)}: {unknown} are no tasks; use some of {', '.join(Task)}")
+        known = {one.name for one in fields(self)}
+        if unknown := {name for values in self.task_defaults.values() for name in values} - known:
+            raise ValueError(f"task_defaults={self.task_defaults}: {sorted(unknown)} are no fields of ModelLimits")
         for name in ("max_frames", "default_frames"):
             if (count := getattr(self, name)) < 1 or (count - 1) % self.frame_stride:
                 raise ValueError(f"{name}={count}: the VAE takes 1 + {self.frame_stride}*n frames, so use such a count")
@@ -137,11 +146,13 @@ class Plan:
     output_frames: int
     fps: float
     source: np.ndarray | None  # uint8 (num_frames, height, width, 3)
-    references: tuple[np.ndarray, ...]  # uint8 (height, width, 3)
+    whole_source: np.ndarray | None = None  # uint8 (t, y, x, 3), frames of all of the source at its own size
+    references: tuple[np.ndarray, ...]  # uint8 (y, x, 3); of the size generated where the model has no reference_area
     num_inference_steps: int
     guidance_scale: float
     guidance_scale_visual: float
     seed: int
+    think: bool = False  # still to be thought about
     notes: tuple[str, ...]  # what was chosen and why, for the person
 
     def cut(self, frames: Any) -> Any:
@@ -159,16 +170,19 @@ def plan(request: Request, limits: ModelLimits) -> Plan:
     source_info = None if source is None else look(source)
     reference_infos = [_look_at_reference(i, media) for i, media in enumerate(references, start=1)]
 
+    _check_shapes(source_info, reference_infos)
     still = _is_still(request, task, source_info)
-    size = _choose_size(request, limits, source_info or next(iter(reference_infos), None), even=not still)
+    usual = limits.for_task(task, still=still)
+    size = _choose_size(request, usual, source_info or next(iter(reference_infos), None), even=not still)
     asked_frames = 1 if still else request.num_frames
-    num_frames = _frames_to_generate(asked_frames, limits, has_source=source is not None)
+    num_frames = _frames_to_generate(asked_frames, usual, has_source=source is not None)
     pixels = None if source is None else _read_source(source, size, num_frames, limits)
     num_frames = num_frames if pixels is None else len(pixels)
     output_frames = min(asked_frames or num_frames, num_frames)
+    usual = limits.for_task(task, still=num_frames == 1)
 
     def chosen(name: str) -> Any:
-        return _given(getattr(request, name), limits.default(name, task, still=num_frames == 1))
+        return _given(getattr(request, name), getattr(usual, name))
 
     return Plan(
         task=task,
@@ -182,17 +196,32 @@ def plan(request: Request, limits: ModelLimits) -> Plan:
         output_frames=output_frames,
         fps=float(_given(request.fps, limits.fps)),
         source=pixels,
-        references=tuple(_read_reference(media, size, limits) for media in references),
+        whole_source=_read_whole(source, limits) if source is not None and num_frames > 1 else None,
+        references=tuple(
+            _read_reference(media, info, task, size, limits)
+            for media, info in zip(references, reference_infos, strict=True)
+        ),
         num_inference_steps=int(chosen("num_inference_steps")),
         guidance_scale=float(chosen("guidance_scale")),
         guidance_scale_visual=float(chosen("guidance_scale_visual")),
         seed=secrets.randbelow(2**32) if request.seed == -1 else int(request.seed),
+        think=request.think,
         notes=(
             *size.notes,
             *_length_notes(request, limits, num_frames, output_frames, source_info),
             *_rate_notes(request, limits, output_frames),
         ),
     )
+
+
+def frames_to_describe(shown: Any, question: str, limits: ModelLimits) -> np.ndarray:
+    """Frames uint8 (t, y, x, 3) spread over a whole clip, or the one of a picture, near the model's own area."""
+    _check_text("question", question, empty="ask something")
+    media = as_media("the clip or picture", shown, limits.fps)
+    info = look(media)
+    seconds = info.num_frames / info.fps if info.kind == "video" else 0.0
+    rate = min(limits.fps, limits.max_frames / seconds) if seconds else limits.fps
+    return read_frames(media, rate, limits.max_frames, _fit(info.width / info.height, limits.area, limits))
 
 
 # --- options, before any file is opened
@@ -218,6 +247,8 @@ def _check_options(request: Request, limits: ModelLimits) -> None:
         )
     if request.height and request.width:
         _check_area(request.height, request.width, limits)
+    if not isinstance(request.think, bool):
+        raise RequestError(f"think={request.think!r}: must be true or false")
     _check_references(request, limits)
 
 
@@ -226,6 +257,8 @@ def _check_text(name: str, text: object, empty: str | None = None) -> None:
         raise RequestError(f"{name}={text!r}: must be text")
     if empty and not text.strip():
         raise RequestError(f"{name} is empty: {empty}")
+    if mark := SPECIAL_TOKEN.search(text):
+        raise RequestError(f"{name} holds {mark[0]!r}, a language model's own mark and no word: leave it out")
     if len(text) > MAX_PROMPT:
         raise RequestError(f"{name} has {len(text):,} characters: at most {MAX_PROMPT:,} are read, so shorten it")
     try:
@@ -334,13 +367,26 @@ def _look_at_reference(position: int, media: Media) -> MediaInfo:
     return info
 
 
+def _check_shapes(source: MediaInfo | None, references: Sequence[MediaInfo]) -> None:
+    named = [("the source", source), *((f"reference {i}", info) for i, info in enumerate(references, start=1))]
+    for name, info in named:
+        if info is not None and max(info.width, info.height) > MAX_RATIO * min(info.width, info.height):
+            raise RequestError(
+                f"{name} is {info.width}x{info.height}: one side is more than {MAX_RATIO} times the other, so cut a part "
+                "out of it"
+            )
+
+
 def _is_still(request: Request, task: Task, source: MediaInfo | None) -> bool:
     if source and source.kind == "image" and request.num_frames not in (None, 1):
         raise RequestError(
             f"num_frames={request.num_frames}: an edited picture is one picture, so leave num_frames out, or give the "
             "picture as a reference to make a video of it"
         )
-    return request.num_frames == 1 or task is Task.TEXT_TO_IMAGE or (source is not None and source.kind == "image")
+    still = request.num_frames == 1 or task is Task.TEXT_TO_IMAGE or (source is not None and source.kind == "image")
+    if still and task in (Task.CLONE, Task.CAMERA_CLONE):
+        raise RequestError(f"task={task}: motion is taken from a clip, so give one as source and ask for several frames")
+    return still
 
 
 # --- size
@@ -445,8 +491,18 @@ def _read_source(media: Media, size: _Size, max_frames: int, limits: ModelLimits
     return np.pad(frames, [(0, 0), (top, bottom), (left, right), (0, 0)], mode="edge")
 
 
-def _read_reference(media: Media, size: _Size, limits: ModelLimits) -> np.ndarray:
-    return read_frames(media, limits.fps, 1, (size.height, size.width))[0]
+def _read_reference(media: Media, info: MediaInfo, task: Task, size: _Size, limits: ModelLimits) -> np.ndarray:
+    """uint8 (y, x, 3): a first frame as a source would be read, another picture whole, where the model takes it so."""
+    if task is Task.IMAGE_TO_VIDEO:
+        return _read_source(media, size, 1, limits)[0]
+    if limits.reference_area is None:
+        return read_frames(media, limits.fps, 1, (size.height, size.width))[0]
+    picture = read_frames(media, limits.fps, 1, (info.height, info.width))[0]
+    return letterbox(picture, limits.reference_area, limits.size_multiple)
+
+
+def _read_whole(media: Media, limits: ModelLimits) -> np.ndarray | None:
+    return None if limits.whole_source_frames is None else spread_frames(media, limits.whole_source_frames)
 
 
 # --- what the person is told

@@ -19,7 +19,8 @@ CHANNELS = 48
 PATCH_SIZE = 4  # of pixels: with Wan2.2's 2, half of the time goes into a few channels at full size
 # (frames, side, batch): pictures teach the same filters at a fraction of a clip's cost, so they come first
 PICTURES = ((1, 64, 16), (1, 128, 4))
-CLIPS = ((1, 64, 8), (5, 64, 4), (9, 64, 2), (5, 64, 4), (5, 128, 1))
+# whole lengths among the clips: trained on 9 frames, the decoder's colours drift over 17
+CLIPS = ((1, 64, 8), (5, 64, 4), (9, 64, 2), (17, 64, 2), (17, 64, 2), (5, 128, 1))
 PICTURES_SHARE = 0.3  # of the run
 WORLD_FRAMES = 17
 KL_WEIGHT = 5e-4

@@ -1,0 +1,51 @@
+"""Learnable queries and the two connectors from the language model to VINO's denoiser (fact sheet 3.3 and 3.5).
+
+b batch   m tokens of chat and queries   dm width of the language model
+"""
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+
+class Connector(nn.Module):
+    """RMS norm and a two-layer perceptron, four times as wide inside as its output."""
+
+    def __init__(self, mllm_dim: int, dim: int) -> None:
+        super().__init__()
+        self.norm_qwen = nn.RMSNorm(mllm_dim, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(mllm_dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.mlp(self.norm_qwen(features))
+
+
+class QueryConnector(ModelMixin, ConfigMixin):
+    """What is learned between the frozen language model and the denoiser, with the published parameter names.
+
+    The fields are those of the published configuration: `num_queries` learnable vectors of the language model's width
+    `hidden_size`, the width `z_dim` of the denoiser's text tokens and its own width `hy_dim`, which markers have.
+    """
+
+    @register_to_config
+    def __init__(self, num_queries: int = 256, hidden_size: int = 2560, z_dim: int = 4096, hy_dim: int = 3072) -> None:
+        super().__init__()
+        self.metaquery = nn.Parameter(torch.randn(num_queries, hidden_size) / hidden_size**0.5)
+        self.connector = Connector(hidden_size, z_dim)
+        self.connector_vae_branch = Connector(hidden_size, hy_dim)
+
+    def forward(self, features: Tensor, marker_rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Text tokens and boundary markers of what the language model says.
+
+        Args:
+            features: (b, m, dm), as models.qwen.query_features gives them.
+            marker_rows: (references, 2), or (b, references, 2), as conditioning.markers.boundary_rows gives them.
+
+        Returns:
+            The denoiser's text tokens (b, m, z_dim), of chat and queries alike, and markers (b, references, 2, hy_dim).
+        """
+        features = features.to(self.metaquery.dtype)
+        rows = marker_rows.expand(len(features), *marker_rows.shape[-2:])
+        samples = torch.arange(len(features), device=features.device)[:, None, None]
+        return self.connector(features), self.connector_vae_branch(features[samples, rows])

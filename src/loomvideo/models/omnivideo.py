@@ -1,0 +1,95 @@
+"""Omni-Video's denoiser: a Wan transformer whose every block attends to the same context rows (fact sheet 6).
+
+b batch   n latent tokens   m context rows   c latent channels   h heads   k head width   dt width of a context row
+(f, y, x) latent grid
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from diffusers.configuration_utils import register_to_config
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch import Tensor, nn
+
+from loomvideo.conditioning.context import pad_context
+from loomvideo.models.wan import Block, WanTransformer, grid_positions, patchify, rope_table
+
+
+@dataclass(frozen=True)
+class ContextConditions:
+    """All that the denoiser needs to know of a request (or a training batch) and that no step changes."""
+
+    context: tuple[tuple[Tensor, Tensor], ...]  # keys and values (b, h, m, k) of every block's cross-attention
+    context_bias: Tensor | None  # (b, 1, 1, m), what is added to the logits of the rows
+    rope: Tensor  # complex64 (n, 1, k / 2)
+
+
+class OmniVideoTransformer3DModel(WanTransformer):
+    """Wan2.1-T2V with the names of diffusers, conditioned through its text rows alone (fact sheet 5 and 6).
+
+    `prepare` computes what no step changes, `forward` one velocity; training and inference call these two. The fields
+    are those of diffusers' Wan configuration and `max_context_len`, the number of rows to which every context is padded:
+    padding is attended to, so that number belongs to the weights. The second release's experts are of this class, too.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: tuple[int, int, int] = (1, 2, 2),
+        num_attention_heads: int = 12,
+        attention_head_dim: int = 128,
+        in_channels: int = 16,
+        out_channels: int = 16,
+        text_dim: int = 4096,
+        freq_dim: int = 256,
+        ffn_dim: int = 8960,
+        num_layers: int = 30,
+        cross_attn_norm: bool = True,
+        qk_norm: str = "rms_norm_across_heads",
+        eps: float = 1e-6,
+        image_dim: int | None = None,
+        added_kv_proj_dim: int | None = None,
+        rope_max_seq_len: int = 1024,
+        pos_embed_seq_len: int | None = None,
+        max_context_len: int = 2560,
+    ) -> None:
+        super().__init__()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As in every Wan denoiser; the text embedding starts as small as the time's."""
+        super().reset_parameters()
+        text = self.condition_embedder.text_embedder
+        for linear in (text.linear_1, text.linear_2):
+            nn.init.normal_(linear.weight, std=0.02)
+
+    @apply_forward_hook  # offloaded weights are fetched for this, too
+    def prepare(self, contexts: Sequence[Tensor], *, latent_shape: Sequence[int]) -> ContextConditions:
+        """Compute once what no step changes.
+
+        Args:
+            contexts: rows (m, dt) of each sample, of different lengths or equal ones, without padding.
+            latent_shape: shape of the latents; its last three numbers (f, y, x) count.
+
+        Raises:
+            ValueError: more rows than `max_context_len`, or latents that the patches do not fit.
+        """
+        positions = grid_positions(self.grid(latent_shape), None)
+        text_embedder = self.condition_embedder.text_embedder
+        dtype = text_embedder.linear_1.weight.dtype
+        rows, bias = pad_context([context.to(dtype) for context in contexts], self.config["max_context_len"])
+        embedded = text_embedder(rows)  # (b, m, d)
+        return ContextConditions(
+            context=tuple(block.attn2.keys_values(embedded) for block in cast("Sequence[Block]", self.blocks)),
+            context_bias=bias,
+            rope=rope_table(positions, self.axis_dims, rounded=False, fresh_time=False).unsqueeze(1).to(self.device),
+        )
+
+    def forward(self, latents: Tensor, timestep: Tensor, conditions: ContextConditions) -> Tensor:
+        """Velocity (b, c, f, y, x) of noisy latents (b, c, f, y, x) at timestep (b,) in 0..1000."""
+        embedding, modulation = self.condition_embedder(timestep)
+        x = patchify(self.patch_embedding, latents)  # (b, n, d)
+        for block, context in zip(self.blocks, conditions.context, strict=True):
+            x = self.run_block(block, x, modulation, x.shape[1], conditions.rope, context, conditions.context_bias)
+        return self.velocity(x, embedding, self.grid(latents.shape))

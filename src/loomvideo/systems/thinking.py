@@ -1,0 +1,47 @@
+"""Think mode: the language model first says what is to be seen, and the request is carried out as it was said
+(Omni-Video's paper; fact sheet of Omni-Video 2.7).
+
+How a model is asked is part of its configuration (`thinking`, a text with {prompt} in it), for it was trained with some
+form of the question. What the answer does to the request is the same for all: it takes the prompt's place where a clip is
+made from words and pictures, and stands behind the instruction where one is edited, which still has to be carried out.
+"""
+
+import re
+from dataclasses import replace
+
+from loomvideo.systems.request import MAX_PROMPT, Plan
+
+# For language models that were not trained for it, such as Qwen3-VL.
+THINKING = (
+    "Rewrite this request for a video model as one plain description of what the result shows: every subject with its "
+    "look and motion, the background and the camera. Keep every fact and every mention of an image as it is, add what is "
+    "missing, and answer with the description alone.\nRequest: {prompt}"
+)
+MENTION = re.compile(r"@?\bimage[ _]?(\d+)", re.IGNORECASE)
+
+
+def question(template: str, prompt: str) -> str:
+    """What the language model is asked."""
+    return template.replace("{prompt}", prompt)
+
+
+def combine(prompt: str, answer: str, *, edits: bool) -> str:
+    """The prompt as it is carried out after an answer."""
+    return f"{prompt.rstrip('. ')}. {answer}" if edits else answer
+
+
+def rethought(plan: Plan, answer: str) -> Plan:
+    """The plan with its prompt as the answer has it, or as it was where the answer is of no use; a note says which."""
+    answer = " ".join(answer.split())
+    prompt = combine(plan.prompt, answer, edits=plan.source is not None)
+    lost = sorted(mentions(plan.prompt) - mentions(prompt))
+    if not answer or lost or len(prompt) > MAX_PROMPT:
+        reason = f"it lost Image {', '.join(lost)}" if lost else "it is empty or too long"
+        note = f"think: the rewritten prompt was not used, {reason}: {answer[:200]!r}"
+        return replace(plan, think=False, notes=(*plan.notes, note))
+    return replace(plan, think=False, prompt=prompt, notes=(*plan.notes, f"think: {prompt}"))
+
+
+def mentions(prompt: str) -> set[str]:
+    """The numbers of the pictures that a prompt names."""
+    return {found[1] for found in MENTION.finditer(prompt)}

@@ -1,0 +1,105 @@
+"""Questions about clips and pictures, and requests that are thought about first."""
+
+import json
+
+import pytest
+import torch
+
+from loomvideo import LoomVideoPipeline
+from loomvideo.models.reader import Decoding
+from loomvideo.systems.pipeline import VideoPipeline
+
+
+@pytest.fixture
+def describe(loomvideo, tiny_model):
+    def run(*words):
+        return loomvideo("describe", "--model", tiny_model, "--max-new-tokens", 6, *words)
+
+    return run
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """Makes the language model say something: answers("a star")."""
+
+    def say(text):
+        monkeypatch.setattr(VideoPipeline, "reader", property(lambda self: Parrot(text)))
+
+    return say
+
+
+class Parrot:
+    def __init__(self, text):
+        self.text = text
+
+    def answer(self, chat, decoding):
+        return iter(self.text.split(" "))
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "a.png"])
+def test_an_answer_is_printed_as_it_comes_and_whole_as_json(describe, answers, inputs, name):
+    answers("two circles")
+    assert describe(inputs / name).out == "twocircles\n"
+    told = json.loads(describe(inputs / name, "--question", "how many?", "--json").out)
+    assert (told["question"], told["answer"]) == ("how many?", "twocircles")
+
+
+def test_the_same_seed_gives_the_same_answer(describe, inputs):
+    first, second = (describe(inputs / "clip.mp4", "--temperature", 1, "--top-p", 1, "--seed", 3).out for _ in range(2))
+    assert first == second
+
+
+def test_only_the_language_model_is_loaded(tiny_model):
+    pipeline = LoomVideoPipeline.from_pretrained(tiny_model, transformer=None, vae=None)
+    assert (pipeline.transformer, pipeline.vae) == (None, None)
+    assert pipeline.reader.mllm is pipeline.mllm
+
+
+def test_asking_changes_no_random_numbers(tiny_model, inputs):
+    pipeline = LoomVideoPipeline.from_pretrained(tiny_model, transformer=None, vae=None)
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    "".join(pipeline.describe(inputs / "a.png", "what?", decoding=Decoding(temperature=1, max_new_tokens=3)))
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--question", " "), "question is empty"),
+        (("--temperature", -1), "temperature is at least 0"),
+        (("--top-p", 2), "top_p above 0 and at most 1"),
+        (("--max-new-tokens", 0), "one token is made"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_in_one_line(describe, inputs, words, message):
+    outcome = describe(inputs / "a.png", *words)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_missing_file_is_told_before_the_model_is_loaded(describe, no_loading, tmp_path):
+    assert "no such file" in describe(tmp_path / "no.mp4").err
+
+
+def test_a_rewritten_prompt_is_printed_and_kept(generate, loomvideo, answers, tmp_path):
+    answers("bigstar")
+    made = generate("--prompt", "star", "--think", "--output", tmp_path / "out.mp4")
+    assert made.out.splitlines()[0] == "think: bigstar"
+    recipe = json.loads(loomvideo("show", tmp_path / "out.mp4", "--json").out)
+    assert (recipe["prompt"], recipe["think"], recipe["rewritten_prompt"]) == ("star", True, "bigstar")
+    again = generate("--like", tmp_path / "out.mp4", "--output", tmp_path / "again.mp4")
+    assert again.status == 0
+    assert loomvideo("show", tmp_path / "again.mp4", "--json").out == loomvideo("show", tmp_path / "out.mp4", "--json").out
+    assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "out.mp4").read_bytes()
+
+
+def test_thinking_that_loses_a_reference_is_not_followed(generate, answers, inputs, tmp_path):
+    answers("nothing of it")
+    reference = ("--reference", inputs / "a.png", "--prompt", "the object in Image 1 moves")
+    made = generate(*reference, "--think", "--output", tmp_path / "out.mp4")
+    assert "was not used, it lost Image 1" in made.out
+    plain = generate(*reference, "--output", tmp_path / "plain.mp4")
+    assert plain.status == made.status == 0

@@ -1,0 +1,143 @@
+"""Laws of Omni-Video's denoiser."""
+
+import pytest
+import torch
+
+from loomvideo.models.omnivideo import OmniVideoTransformer3DModel
+from loomvideo.models.wan import LoomVideoTransformer3DModel
+
+SHAPE = (3, 4, 6)  # latent frames, rows, columns
+WIDTH, CHANNELS, ROWS = 8, 4, 40
+SIZES = {
+    "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": CHANNELS, "out_channels": CHANNELS,
+    "text_dim": WIDTH, "freq_dim": 16, "ffn_dim": 32, "num_layers": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def denoiser():
+    torch.manual_seed(0)
+    denoiser = OmniVideoTransformer3DModel(**SIZES, max_context_len=ROWS)
+    for parameter in denoiser.parameters():  # nothing stays at zero, so that everything is seen
+        torch.nn.init.normal_(parameter, std=0.3)
+    return denoiser.eval()
+
+
+def latents(batch=1):
+    return torch.randn(batch, CHANNELS, *SHAPE)
+
+
+def context(length=7):
+    return torch.randn(length, WIDTH)
+
+
+@torch.no_grad()
+def velocity(denoiser, noisy, contexts, timestep=700.0):
+    prepared = denoiser.prepare(contexts, latent_shape=noisy.shape)
+    return denoiser(noisy, torch.full((len(noisy),), timestep), prepared)
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, ROWS - 1, ROWS])
+def test_padding_is_attended_to_as_if_all_its_rows_were_there(denoiser, length):
+    noisy, rows = latents(), context(length)
+    full = torch.cat([rows, torch.zeros(ROWS - length, WIDTH)])
+    assert denoiser.prepare([full], latent_shape=SHAPE).context_bias is None
+    torch.testing.assert_close(
+        velocity(denoiser, noisy, [rows]), velocity(denoiser, noisy, [full]), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_padding_belongs_to_the_function(denoiser):
+    noisy, rows = latents(), context()
+    longer = OmniVideoTransformer3DModel(**SIZES, max_context_len=2 * ROWS).eval()
+    longer.load_state_dict(denoiser.state_dict())
+    assert not torch.allclose(velocity(longer, noisy, [rows]), velocity(denoiser, noisy, [rows]), atol=1e-4)
+
+
+def test_keys_are_as_many_as_the_longest_context_and_two_for_the_padding(denoiser):
+    keys, _ = denoiser.prepare([context(3), context(5)], latent_shape=SHAPE).context[0]
+    assert keys.shape[2] == 5 + 2
+
+
+def test_a_batch_of_contexts_of_different_lengths_equals_singles(denoiser):
+    noisy, contexts = latents(4), [context(3), context(0), context(ROWS), context(11)]
+    batch = velocity(denoiser, noisy, contexts)
+    singles = [velocity(denoiser, noisy[i : i + 1], [contexts[i]]) for i in range(4)]
+    torch.testing.assert_close(batch, torch.cat(singles), rtol=1e-5, atol=1e-5)
+
+
+def test_the_order_of_rows_does_not_matter(denoiser):
+    noisy, rows = latents(), context()
+    torch.testing.assert_close(
+        velocity(denoiser, noisy, [rows]), velocity(denoiser, noisy, [rows.flip(0)]), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_every_row_and_the_time_matter(denoiser):
+    noisy, rows = latents(), context(3)
+    plain = velocity(denoiser, noisy, [rows])
+    for i in range(3):
+        changed = rows.clone()
+        changed[i] += 1
+        assert not torch.allclose(velocity(denoiser, noisy, [changed]), plain, atol=1e-4)
+    assert not torch.allclose(velocity(denoiser, noisy, [rows], 699.5), plain, atol=1e-6)
+
+
+def test_every_sample_of_a_batch_has_its_own_time(denoiser):
+    noisy, rows = latents().repeat(2, 1, 1, 1, 1), context()
+    prepared = denoiser.prepare([rows, rows], latent_shape=SHAPE)
+    with torch.no_grad():
+        both = denoiser(noisy, torch.tensor([100.0, 900.0]), prepared)
+    torch.testing.assert_close(both[1:], velocity(denoiser, noisy[1:], [rows], 900.0), rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(both[0], both[1], atol=1e-3)
+
+
+def test_gradients_flow_through_preparation_and_velocity_to_every_parameter(denoiser):
+    denoiser.zero_grad()
+    prepared = denoiser.prepare([context()], latent_shape=SHAPE)
+    denoiser(latents(), torch.tensor([300.0]), prepared).square().sum().backward()
+    without = [name for name, p in denoiser.named_parameters() if p.grad is None or not p.grad.any()]
+    denoiser.zero_grad()
+    assert without == []
+
+
+def test_a_new_denoiser_predicts_no_velocity():
+    new = OmniVideoTransformer3DModel(**SIZES)
+    assert not velocity(new, latents(), [context()]).any()
+
+
+def test_bfloat16_stays_near_float32(denoiser):
+    noisy, rows = latents(), context(1)
+    exact = velocity(denoiser, noisy, [rows])
+    low = OmniVideoTransformer3DModel(**SIZES, max_context_len=ROWS).eval()
+    low.load_state_dict(denoiser.state_dict())
+    rounded = velocity(low.to(torch.bfloat16), noisy.bfloat16(), [rows.bfloat16()]).float()
+    assert (rounded - exact).norm() <= 0.05 * exact.norm()
+
+
+def test_both_wan_denoisers_have_the_same_blocks():
+    ours = OmniVideoTransformer3DModel(**SIZES).state_dict()
+    theirs = LoomVideoTransformer3DModel(**SIZES, mllm_dim=WIDTH).state_dict()
+    own = {name.split(".")[0] for name in set(theirs) - set(ours)}
+    assert own == {"mllm_embedder", "source_patch_embedding"}
+    assert all(theirs[name].shape == tensor.shape for name, tensor in ours.items())
+
+
+def test_a_saved_denoiser_is_loaded_with_its_configuration_and_weights(denoiser, tmp_path):
+    denoiser.save_pretrained(tmp_path)
+    loaded = OmniVideoTransformer3DModel.from_pretrained(tmp_path)
+    assert loaded.config["max_context_len"] == ROWS
+    noisy, rows = latents(), context()
+    torch.testing.assert_close(velocity(loaded, noisy, [rows]), velocity(denoiser, noisy, [rows]), rtol=1e-5, atol=1e-5)
+
+
+def test_conditions_that_do_not_fit_are_refused(denoiser):
+    with pytest.raises(ValueError, match=f"a context of {ROWS + 1} rows: this model takes {ROWS}"):
+        denoiser.prepare([context(ROWS + 1)], latent_shape=SHAPE)
+    with pytest.raises(ValueError, match="do not fit patches"):
+        denoiser.prepare([context()], latent_shape=(3, 5, 6))
+
+
+def test_a_wan_model_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match=r"\{'qk_norm': None\}.*text-to-video"):
+        OmniVideoTransformer3DModel(**SIZES, qk_norm=None)
