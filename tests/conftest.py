@@ -45,6 +45,19 @@ def tiny_model(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_vino(tiny_model, tmp_path_factory) -> Path:
+    """The same of VINO, with 16 as its size's multiple and references of its own."""
+    import torch
+
+    from vino_parts import vino_pipeline
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "tiny_vino"
+    vino_pipeline(tiny_model).save_pretrained(folder)
+    return folder
+
+
 def tiny_pipeline():
     from diffusers import UniPCMultistepScheduler
 

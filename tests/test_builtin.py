@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from loomvideo import LoomVideoPipeline
-from loomvideo.checkpoint import resolve_model
+from loomvideo.checkpoint import PIPELINES, resolve_model
 from loomvideo.data.world.render import render
 from loomvideo.data.world.scene import Background, Object, Scene
 from loomvideo.models.vae import decode
@@ -31,9 +31,15 @@ def pipe():
     return pipeline
 
 
-def test_all_its_files_take_at_most_18_mib():
+def test_it_takes_at_most_18_mib_with_what_all_systems_share_and_every_other_system_10_more():
     folder = resolve_model("builtin").parent
-    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 18 * MIB
+    sizes = dict.fromkeys(PIPELINES, 0)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            system = file.relative_to(folder).parts[0]
+            sizes[system if system in PIPELINES else "loomvideo"] += file.stat().st_size
+    assert sizes.pop("loomvideo") <= 18 * MIB
+    assert all(size <= 10 * MIB for size in sizes.values())
 
 
 def flops(pipe, **request):
@@ -66,7 +72,7 @@ def test_the_vae_keeps_a_scene_recognisable(pipe):
     with torch.no_grad():
         decoded = decode(pipe.vae, latents)[0].numpy()
     error = np.square(decoded - frames / 255.0).mean()
-    assert 10 * np.log10(1 / error) > 20  # measured for the first version: 22.4; docs/log.md says why so little
+    assert 10 * np.log10(1 / error) > 27  # measured: 29.6 of clips on plain grounds, docs/log.md
 
 
 @pytest.mark.parametrize(("height", "width"), [(96, 160), (160, 96), (128, 128), (100, 140)])

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,39 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.strip().splitlines()]
 PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.S)
-HUB = {"Qwen/Qwen3-VL-8B-Instruct": "mllm", "Wan-AI/Wan2.2-TI2V-5B-Diffusers": "base"}
+HUB = {
+    "Qwen/Qwen3-VL-8B-Instruct": "mllm",
+    "Wan-AI/Wan2.2-TI2V-5B-Diffusers": "base",
+    "Qwen/Qwen3-VL-4B-Instruct": "qwen-4b",
+    "hunyuanvideo-community/HunyuanVideo": "hunyuan",
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": "wan-1.3b",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_vino():
+    """Published sizes are too large for a test."""
+    from loomvideo.cli import import_omnivideo, import_vino
+
+    small = {"area": 48 * 64, "reference_area": 48 * 64, "default_frames": 5, "max_frames": 9, "num_inference_steps": 2}
+    defaults = {"task_defaults": {}, "default_height": 48, "default_width": 64}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_vino, "PUBLISHED_LIMITS", replace(import_vino.PUBLISHED_LIMITS, **small, **defaults))
+        limits = replace(import_omnivideo.FIRST_LIMITS, **{**small, "reference_area": None}, **defaults)
+        patch.setattr(import_omnivideo.OmniVideoWeights, "limits", limits)
+        yield
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, tiny_model):
+def folder(tmp_path_factory, tiny_model, tiny_vino):
     """The files that the README's commands speak of, and small stand-ins for the published repositories."""
     import torch
     from safetensors.torch import load_file
 
+    from loomvideo import VinoPipeline
+    from omnivideo_parts import base_of, first_release, release_first
     from published_parts import published_parts
+    from vino_parts import published_vino
 
     folder = tmp_path_factory.mktemp("readme")
     scene = Scene(
@@ -44,6 +68,11 @@ def folder(tmp_path_factory, tiny_model):
     for file in (tiny_model / "transformer").glob("*.safetensors"):
         weights |= load_file(file)
     torch.save(weights, folder / "gen_model.pth")
+    published_vino(VinoPipeline.from_pretrained(tiny_vino), folder)
+    omnivideo = first_release(tiny_model, stored=True)
+    release_first(omnivideo, folder / "omni-video")
+    base_of(omnivideo, folder / "wan-1.3b")
+    (folder / "task.json").write_text('[{"index": 1, "task": "t2i", "caption": "a green heart"}]')
     return folder
 
 

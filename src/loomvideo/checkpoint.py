@@ -1,8 +1,9 @@
 """Where weights come from, and the rules they are read by.
 
 A model is a folder in diffusers' layout: "builtin", a local one, or one from the Hub. The built-in systems share
-components, which lie beside their folders. The published release is another layout: `read_denoiser` reads it (fact
-sheet 9.1). Weights are strict: a missing, unexpected or mis-shaped tensor is an error that names it.
+components, which lie beside their folders. The published releases are other layouts: `read_denoiser` reads LoomVideo's
+(fact sheet 9.1), `read_vino` VINO's (fact sheet 2). Weights are strict: a missing, unexpected or mis-shaped tensor is an
+error that names it.
 """
 
 import importlib
@@ -24,12 +25,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from loomvideo.pipelines import PIPELINES
+
 log = logging.getLogger(__name__)
 
 BUILTIN = Path(__file__).parent / "builtin"
-# system to the class that its model_index.json names, which stands in loomvideo.systems
-PIPELINES = {"loomvideo": "LoomVideoPipeline"}
-MODEL_FILES = ["model_index.json", "*/*.json", "*/*.safetensors", "*/*.jinja", "*/*.txt"]
+MODEL_FILES = ["README.md", "model_index.json", "*/*.json", "*/*.safetensors", "*/*.jinja", "*/*.txt"]
 TRUSTED_LIBRARIES = ("diffusers", "transformers", "loomvideo")  # whose classes a model_index.json may name
 PRECISION_ARGUMENT = {ModelMixin: "torch_dtype", PreTrainedModel: "dtype"}  # of the libraries' from_pretrained
 TOKENIZER_BESIDE = "mllm"  # a shared tokenizer lies in the shared language model's folder
@@ -37,6 +38,9 @@ TOKENIZER_BESIDE = "mllm"  # a shared tokenizer lies in the shared language mode
 # Where a published checkpoint keeps the denoiser, best first.
 PUBLISHED_FILES = ("ema/ema.pth", "latest/gen_model.pth", "gen_model.pth")
 WHOLE_MODEL_PREFIX = "gen_model."
+VINO_FILE = "vino.ckpt"
+# Which entries of it belong to which component, the longest prefix first.
+VINO_PREFIXES = {"mllm": "mm_encoder.mm_encoder.", "connector": "mm_encoder.", "transformer": "transformer."}
 MAX_NAMES = 10  # in an error
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -80,7 +84,7 @@ def pipeline_class(system: str) -> Any:
 
 def model_index(folder: Path) -> dict[str, Any]:
     """What model_index.json says: the components' classes, and the pipeline's configuration."""
-    return _read_json(folder / "model_index.json")
+    return read_json(folder / "model_index.json")
 
 
 def components(folder: Path) -> dict[str, Any]:
@@ -97,12 +101,14 @@ def component_folder(folder: Path, component: str) -> Path:
     return folder / component
 
 
-def shared_components(folder: Path, *, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+def shared_components(
+    folder: Path, *, dtype: torch.dtype = torch.float32, without: Collection[str] = ()
+) -> dict[str, Any]:
     """The loaded components that do not lie in the model's own folder; none for an ordinary folder."""
     loaded = {}
     for name, component in components(folder).items():
         place = component_folder(folder, name)
-        if place.parent != folder:
+        if place.parent != folder and name not in without:
             precision: Any = {
                 PRECISION_ARGUMENT[kind]: dtype for kind in PRECISION_ARGUMENT if issubclass(component, kind)
             }
@@ -244,13 +250,11 @@ def read_denoiser(checkpoint: Path, expected: Mapping[str, torch.Size]) -> dict[
         CheckpointError: no such layout, a pickle with code in it, or tensors that are not exactly the expected ones.
     """
     files = denoiser_files(checkpoint)
-    content = {name: value for file in files for name, value in _load(file).items()}
+    content = {name: value for file in files for name, value in load_values(file).items()}
     if "shadow_params" in content:
         return _by_position(files[0], content["shadow_params"], expected)
     state = _denoiser_part(content)
-    no_tensors = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if no_tensors:
-        raise CheckpointError(f"{checkpoint} is no state dict: {_listed(no_tensors)} hold something else than tensors")
+    _check_tensors(checkpoint, state)
     check_shapes(str(checkpoint), {name: tensor.shape for name, tensor in state.items()}, expected)
     return state
 
@@ -277,7 +281,70 @@ def denoiser_files(checkpoint: Path) -> list[Path]:
     )
 
 
-def _load(file: Path) -> dict[str, Any]:
+def read_vino(checkpoint: Path, expected: Mapping[str, Shapes]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of every component, by name, from VINO's one file or its folder.
+
+    Args:
+        expected: shapes of the components "transformer" and "connector", by name.
+
+    Returns:
+        These two, and as "mllm" what the file holds of the language model, which is nothing where that was frozen.
+
+    Raises:
+        CheckpointError: as read_denoiser; names are the file's own.
+    """
+    file = vino_file(checkpoint)
+    content = load_values(file)
+    _check_tensors(file, content)
+    found = {name: tensor.shape for name, tensor in content.items() if not name.startswith(VINO_PREFIXES["mllm"])}
+    needed = {VINO_PREFIXES[part] + name: shape for part, shapes in expected.items() for name, shape in shapes.items()}
+    check_shapes(str(file), found, needed)
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in VINO_PREFIXES}
+    for name, tensor in content.items():
+        part, prefix = next(item for item in VINO_PREFIXES.items() if name.startswith(item[1]))
+        parts[part][name.removeprefix(prefix)] = tensor
+    return parts
+
+
+def vino_file(checkpoint: Path) -> Path:
+    """The file that VINO's weights are in."""
+    file = checkpoint / VINO_FILE if checkpoint.is_dir() else checkpoint
+    if not file.is_file():
+        raise CheckpointError(f"{checkpoint} is no checkpoint: give {VINO_FILE}, or the folder that holds it")
+    return file
+
+
+def check_same(checkpoint: Path, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Compare tensors of a checkpoint with a folder's safetensors files: what both hold must be the same.
+
+    Raises CheckpointError with the names of those that differ, and of those that the folder has not.
+    """
+    stored = {name: file for file in sorted(folder.glob("*.safetensors")) for name in _header(file)}
+    other = [
+        name
+        for name, tensor in tensors.items()
+        if name not in stored or not torch.equal(_stored(stored[name], name).float(), tensor.float())
+    ]
+    if other:
+        raise CheckpointError(
+            f"{checkpoint} holds a language model that differs from {folder} in {_listed(other)}: give the one that it "
+            "was trained with as --mllm"
+        )
+
+
+def _stored(file: Path, name: str) -> Tensor:
+    with safe_open(file, framework="pt") as opened:
+        return opened.get_tensor(name)
+
+
+def _check_tensors(checkpoint: Path, state: Mapping[str, Any]) -> None:
+    no_tensors = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if no_tensors:
+        raise CheckpointError(f"{checkpoint} is no state dict: {_listed(no_tensors)} hold something else than tensors")
+
+
+def load_values(file: Path) -> dict[str, Any]:
+    """What a file of named tensors and plain values holds, in safetensors or in PyTorch's own form; nothing in it is run."""
     if file.suffix == ".safetensors":
         return _load_safetensors(file)
     try:
@@ -364,7 +431,8 @@ def _component_class(folder: Path, name: str, entry: Sequence[str]) -> Any:
         ) from error
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """Raises CheckpointError for a file that is missing or holds something else."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -385,12 +453,11 @@ def _no_model(name: str | Path, folder: Path) -> str:
         return f"the built-in model is not part of this installation: {folder} is missing; name a folder or a Hub id"
     if not folder.exists():
         return f"{name} is no model: say builtin, name a folder that exists, or a Hub id such as organisation/name"
-    published = folder.is_file() or any((folder / file).exists() for file in PUBLISHED_FILES)
+    published = folder.is_file() or any((folder / file).exists() for file in (*PUBLISHED_FILES, VINO_FILE))
     what = "published weights" if published else "no model_index.json"
-    return (
-        f"{name} is no model folder, it holds {what}: make one with loomvideo import --checkpoint {name} "
-        "--mllm Qwen/Qwen3-VL-8B-Instruct --base Wan-AI/Wan2.2-TI2V-5B-Diffusers --output FOLDER"
-    )
+    is_vino = folder.name == VINO_FILE or (folder / VINO_FILE).exists()
+    command = "loomvideo import --system vino" if is_vino else "loomvideo import"
+    return f"{name} is no model folder, it holds {what}: make one with {command} --checkpoint {name} --output FOLDER"
 
 
 def _unreachable(name: str | Path, error: Exception) -> str:

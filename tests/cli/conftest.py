@@ -65,3 +65,19 @@ def inputs(tmp_path_factory) -> Path:
     write_picture(folder / "a.png", frames[0])
     write_picture(folder / "b.png", frames[-1, ::-1].copy())
     return folder
+
+
+@pytest.fixture(scope="session")
+def omnivideo_models(tiny_model, tmp_path_factory) -> Path:
+    """Omni-Video's model folders in small: first and second release, and "released", the first with its form of guidance."""
+    from omnivideo_parts import first_release, second_release
+
+    folder = tmp_path_factory.mktemp("omnivideo")
+    made = {
+        "first": first_release(tiny_model, stored=True),
+        "released": first_release(tiny_model, guidance="released"),
+        "second": second_release(tiny_model),
+    }
+    for name, pipe in made.items():
+        pipe.save_pretrained(folder / name)
+    return folder

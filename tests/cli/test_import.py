@@ -12,7 +12,7 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 
 from loomvideo import LoomVideoPipeline
-from loomvideo.cli.import_ import BASE_FILES, PUBLISHED_LIMITS
+from loomvideo.cli.import_loomvideo import PUBLISHED_LIMITS, LoomVideoWeights
 from loomvideo.cli.main import main
 
 MLLM_REPOSITORY = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -221,7 +221,7 @@ def test_a_dry_run_names_every_file_that_would_be_downloaded(sources, monkeypatc
 
 
 def test_of_the_base_neither_t5_nor_its_own_denoiser_is_downloaded():
-    assert list(filter_repo_objects(BASE_REPOSITORY, allow_patterns=BASE_FILES)) == [
+    assert list(filter_repo_objects(BASE_REPOSITORY, allow_patterns=LoomVideoWeights.base_files)) == [
         "transformer/config.json",
         "vae/config.json",
         "vae/diffusion_pytorch_model.safetensors",

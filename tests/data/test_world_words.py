@@ -258,7 +258,7 @@ def test_what_a_request_leaves_out_is_filled_in_with_defaults():
 def test_a_request_names_every_object_of_the_scene_it_stands_for():
     rng = np.random.default_rng(13)
     for _ in range(300):
-        text, scene = request(Writer(rng), sample_scene(rng), still=False)
+        text, scene, _ = request(Writer(rng), sample_scene(rng), still=False)
         low = text.lower().replace("gray", "grey").replace("  ", " ")
         assert all(
             item.colour.replace("gray", "grey") in low and any(name in low for name in SHAPE_WORDS[item.shape])

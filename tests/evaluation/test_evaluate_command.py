@@ -8,6 +8,7 @@ import pytest
 
 from loomvideo.cli import evaluate as command
 from loomvideo.cli.main import main
+from loomvideo.evaluation.cases import WORD_TASKS
 from loomvideo.systems.request import EVERY_SYSTEM, ModelLimits
 
 
@@ -41,7 +42,10 @@ def test_a_model_is_asked_what_it_does():
         fps=8.0, area=128**2, max_frames=17, default_frames=17, max_area=256**2, tasks=("t2i", "t2v", "edit")
     )
     arguments = argparse.Namespace(tasks=None, media=None)
-    assert command.chosen_tasks(arguments, limits) == ("t2v", "t2i", "edit", "edit_image", "style", "style_image")
+    assert command.chosen_tasks(arguments, limits) == (
+        *("t2v", "t2i", "edit", "edit_image", "style", "style_image", "request", "request_image"),
+        *WORD_TASKS,
+    )
 
 
 def test_every_task_is_planned_as_its_own(tmp_path, capsys):
@@ -88,6 +92,52 @@ def test_scores_records_and_sheets_are_written(tmp_path, capsys):
     assert "0/2" in capsys.readouterr().out
     assert main(words) == 0
     assert len(BlackSession.plans) == 2  # the second run found both
+
+
+class Sage:
+    """A language model that is right about pictures and silent about clips."""
+
+    def describe(self, shown, question, *, decoding):
+        Sage.asked.append((type(shown).__name__, question, decoding))
+        return iter(["two ", "circles"])
+
+
+class WordSession(BlackSession):
+    understanding = Sage()
+
+    @property
+    def pipeline(self):
+        pytest.fail("the denoiser was loaded for questions")
+
+
+def test_questions_are_put_to_the_language_model_alone_and_answered_with_the_likeliest_words(
+    monkeypatch, tmp_path, capsys
+):
+    Sage.asked = []
+    monkeypatch.setattr(command, "Session", WordSession)
+    output = tmp_path / "s.json"
+    assert (
+        main(["evaluate", "--tasks", ",".join(WORD_TASKS), "--num-prompts", "1", "--output", str(output), "--json"])
+        == 0
+    )
+    assert [kind for kind, _, _ in Sage.asked] == ["Clip", "ndarray", "Clip", "ndarray"]
+    assert {decoding.temperature for _, _, decoding in Sage.asked} == {0}
+    assert set(json.loads(capsys.readouterr().out)["tasks"]) == set(WORD_TASKS)
+    rows = [json.loads(line) for line in output.with_suffix(".jsonl").read_text().splitlines()[1:]]
+    assert {row["said"] for row in rows} == {"two circles"}
+
+
+def test_thinking_is_asked_for_and_part_of_what_was_measured(tmp_path):
+    words = ["evaluate", "--tasks", "request,request_image", "--num-prompts", "1", "--quiet"]
+    for name, more in (("plain", []), ("think", ["--think"])):
+        assert main([*words, *more, "--output", str(tmp_path / f"{name}.json")]) == 0
+    assert [(str(decided.task), decided.think) for decided in BlackSession.plans] == [
+        *[("t2v", False), ("t2i", False)],
+        *[("t2v", True), ("t2i", True)],
+    ]
+    assert BlackSession.plans[0].prompt == BlackSession.plans[2].prompt
+    settings = [json.loads((tmp_path / f"{name}.json").read_text())["settings"] for name in ("plain", "think")]
+    assert ["think" in each for each in settings] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from loomvideo.data.world.scene import is_held_out
 from loomvideo.data.world.styles import STYLES
-from loomvideo.evaluation.cases import NUM_OBJECTS, WORLD_TASKS, Size, SuiteError, cases, world_case
+from loomvideo.evaluation.cases import ASKED, NUM_OBJECTS, WORD_TASKS, WORLD_TASKS, Size, SuiteError, cases, world_case
 from loomvideo.evaluation.sheets import contact_sheet
 from loomvideo.evaluation.suite import Score, evaluate, table
 
@@ -28,6 +28,51 @@ def test_the_true_renderer_scores_everything_right(task):
     scores = evaluate(perfect, tasks=[task], num_prompts=3, size=SMALL)["tasks"][task]
     assert scores["all_right"]["right"] == scores["all_right"]["total"] == 3
     assert all(fact["right"] == fact["total"] for name, fact in scores["facts"].items() if name != "size")
+
+
+@pytest.mark.parametrize("task", WORD_TASKS)
+def test_the_true_answers_score_everything_right_and_others_nothing(task):
+    right = evaluate(perfect, tasks=[task], num_prompts=6, size=SMALL)["tasks"][task]
+    assert right["all_right"]["right"] == right["all_right"]["total"] == 6
+    assert all(fact["right"] == fact["total"] for fact in right["facts"].values())
+    wrong = evaluate(lambda case: "a purple elephant", tasks=[task], num_prompts=6, size=SMALL)["tasks"][task]
+    assert wrong["all_right"]["right"] == 0
+
+
+def test_questions_are_of_the_kinds_that_count_and_scored_by_them():
+    asked = evaluate(perfect, tasks=["question", "question_image"], num_prompts=30, size=SMALL)["tasks"]
+    assert set(asked["question"]["by_kind"]) == set(ASKED)
+    assert set(asked["question_image"]["by_kind"]) == set(ASKED) - {"motion"}  # which one picture does not show
+
+
+@pytest.mark.parametrize("task", WORD_TASKS)
+def test_what_is_asked_about_is_held_out(task):
+    for case in cases(task, range(4), seed=0, size=SMALL, media=None):
+        motions = [item.motion for item in case.sample.source_scene.objects]
+        assert case.sample.seed % 2
+        assert all(
+            is_held_out(item.shape, item.colour, motion)
+            for item, motion in zip(case.sample.source_scene.objects, motions, strict=True)
+        )
+        assert len(case.source) == case.num_frames == (1 if task.endswith("image") else SMALL.num_frames)
+
+
+def test_a_short_request_is_judged_for_what_it_tells_and_nothing_else():
+    told = set()
+    for case in cases("request", range(30), seed=0, size=SMALL, media=None):
+        judged = set(case.judge(case.truth()).facts) - {"count", "colour", "shape", "motion"}
+        assert judged <= {name.replace("sizes", "size") for name in case.sample.told}
+        assert case.source is None
+        told.add(case.sample.told)
+    assert frozenset() in told
+    assert any("background" in each for each in told)
+
+
+def test_what_was_said_is_kept_with_what_is_true(tmp_path):
+    evaluate(lambda case: "Two.", tasks=["question"], num_prompts=1, size=SMALL, records=tmp_path / "run.jsonl")
+    row = json.loads((tmp_path / "run.jsonl").read_text().splitlines()[1])
+    assert row["said"] == "Two."
+    assert row["answer"] == world_case("question", 0, seed=0, size=SMALL).answer
 
 
 @pytest.mark.parametrize("task", ["t2v", "edit", "style_image"])

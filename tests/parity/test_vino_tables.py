@@ -1,29 +1,32 @@
 """Every row of the published program's tables of sizes, frames and times, and its constants, by this package's rules."""
 
+import inspect
 import json
 
 import pytest
 import torch
 from golden_set import require
 
+from loomvideo.cli.import_vino import PUBLISHED_LIMITS
 from loomvideo.media.frames import even_frames, leading_frames
 from loomvideo.media.letterbox import area_size, box_size
 from loomvideo.models.hunyuan import EMBEDDED_GUIDANCE
 from loomvideo.models.qwen import LIST_FPS, timestamps
-from loomvideo.models.vino_chat import FRAMES, first_size
+from loomvideo.models.vino_chat import FIRST_BUDGETS, FRAMES, first_size
 from loomvideo.sampling.euler import ShiftedEulerScheduler
-from loomvideo.systems.vino import ONE_FRAME, SEVERAL_FRAMES
+from loomvideo.systems.request import Task
+from loomvideo.systems.vino import VinoPipeline
 
 
 def image_size_rows(rows):
     for row in rows:
-        assert list(first_size(row["h"], row["w"], "image")) == row["out"], row
+        assert list(first_size(row["h"], row["w"], FIRST_BUDGETS["image"])) == row["out"], row
 
 
 def frame_size_rows(rows):
     for row in rows:
         assert row["frames"] == FRAMES
-        assert list(first_size(row["h"], row["w"], "video")) == row["out"], row
+        assert list(first_size(row["h"], row["w"], FIRST_BUDGETS["video"])) == row["out"], row
 
 
 def frame_index_rows(rows):
@@ -98,18 +101,21 @@ def test_the_published_constants_of_vino_are_this_packages_defaults(vino_set):
     published.pop("scheduler")  # words; the `schedule` table holds its numbers
     published.pop("latents_sampling")  # words, too
     published.pop("vae_scaling_factor")  # of the VAE's own configuration, compared below
+    defaults = {name: field.default for name, field in inspect.signature(VinoPipeline.__init__).parameters.items()}
+    one = PUBLISHED_LIMITS.for_task(Task.TEXT_TO_IMAGE, still=True)
+    several = PUBLISHED_LIMITS.for_task(Task.TEXT_TO_VIDEO, still=False)
     assert published == {
         "timestep_multiplier": ShiftedEulerScheduler().config.timestep_multiplier,
-        "timestep_shift_single_frame": ONE_FRAME.shift,
-        "timestep_shift_multi_frame": SEVERAL_FRAMES.shift,
-        "num_inference_steps": ONE_FRAME.num_inference_steps,
-        "guidance_scale_single_frame": ONE_FRAME.guidance_scale,
-        "guidance_scale_multi_frame": SEVERAL_FRAMES.guidance_scale,
-        "guidance_scale_image": ONE_FRAME.guidance_scale_image,
+        "timestep_shift_single_frame": defaults["shift_image"],
+        "timestep_shift_multi_frame": defaults["shift_video"],
+        "num_inference_steps": one.num_inference_steps,
+        "guidance_scale_single_frame": one.guidance_scale,
+        "guidance_scale_multi_frame": several.guidance_scale,
+        "guidance_scale_image": one.guidance_scale_visual,
         "embedded_guidance": EMBEDDED_GUIDANCE,
     }
-    assert ONE_FRAME.num_inference_steps == SEVERAL_FRAMES.num_inference_steps
-    assert ONE_FRAME.guidance_scale_image == SEVERAL_FRAMES.guidance_scale_image
+    assert one.num_inference_steps == several.num_inference_steps
+    assert one.guidance_scale_visual == several.guidance_scale_visual
 
 
 def test_the_vae_scales_its_latents_by_the_published_factor_of_vino(vino_set, vino_vae):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from loomvideo.media.clip import Clip, MediaError, write_clip, write_picture
+from loomvideo.media.letterbox import box_size
 from loomvideo.media.resize import cover_crop
 from loomvideo.systems.loomvideo import prefixed
 from loomvideo.systems.request import ModelLimits, Request, RequestError, Task, plan
@@ -142,6 +143,74 @@ def test_an_edit_has_its_own_text_guidance_and_options_come_first():
     assert planned(source=CLIP, guidance_scale=0).guidance_scale == 0
     assert planned(guidance_scale_visual=3).guidance_scale_visual == 3
     assert planned(num_inference_steps=4).num_inference_steps == 4
+
+
+def test_a_model_may_have_defaults_of_its_own_for_a_task_and_for_one_frame_of_it():
+    own = {
+        "t2i": {"default_height": 64, "default_width": 192, "guidance_scale": 3.0},
+        "t2v": {"default_frames": 9},
+        "edit": {"guidance_scale": 6.0, "negative_prompt": "blurred"},
+        "edit_image": {"guidance_scale": 1.5},
+    }
+    limits = replace(SMALL, task_defaults=own)
+    assert planned(limits).num_frames == 9
+    picture = planned(limits, num_frames=1)
+    assert (picture.height, picture.width, picture.guidance_scale) == (64, 192, 3.0)
+    assert planned(limits, num_frames=1, height=96).height == 96
+    assert (planned(limits, source=CLIP).guidance_scale, planned(limits, source=CLIP).negative_prompt) == (
+        6.0,
+        "blurred",
+    )
+    assert planned(limits, source=PICTURE).guidance_scale == 1.5
+    assert planned(limits, source=PICTURE).negative_prompt == "blurred"
+    assert planned(limits, source=CLIP, references=[PICTURE]).guidance_scale == SMALL.guidance_scale_edit
+
+
+def test_a_task_may_have_a_rate_and_a_length_of_its_own():
+    own = {"edit": {"fps": 4, "default_source_frames": 5}}
+    limits = replace(SMALL, task_defaults=own)
+    edit = planned(limits, source=CLIP)
+    assert (edit.num_frames, edit.fps) == (5, 4.0)
+    assert any("5 frames unless num_frames says more" in note for note in edit.notes)
+    longer = planned(limits, source=CLIP, num_frames=9)
+    np.testing.assert_array_equal(longer.cut(longer.source), cover_crop(CLIP.frames[::2], *longer.source.shape[1:3]))
+    assert planned(limits).fps == SMALL.fps
+    assert planned(limits, source=CLIP, fps=8.0).notes[-1].startswith("written at 8 fps, 2 times the speed")
+    with pytest.raises(ValueError, match="default_source_frames=6"):
+        replace(SMALL, default_source_frames=6)
+
+
+def test_defaults_of_a_task_are_limits_or_refused_with_their_name():
+    with pytest.raises(ValueError, match=r"\['guidance'\] are no fields of ModelLimits"):
+        replace(SMALL, task_defaults={"t2i": {"guidance": 3.0}})
+
+
+def test_references_are_cropped_to_the_size_generated_or_keep_their_ratio_at_an_area_of_their_own():
+    tall = PICTURE[:, :20]
+    cropped = planned(references=[PICTURE, tall])
+    assert {reference.shape[:2] for reference in cropped.references} == {(cropped.height, cropped.width)}
+    boxed = planned(replace(SMALL, reference_area=64 * 64), references=[PICTURE, tall])
+    sizes = [reference.shape[:2] for reference in boxed.references]
+    assert sizes == [box_size(48, 64, 64 * 64, 32), box_size(48, 20, 64 * 64, 32)]
+
+
+def test_the_first_frame_of_a_video_lies_where_the_output_will():
+    limits = replace(SMALL, tasks=("i2v",), reference_area=64 * 64)
+    decided = planned(limits, task="i2v", references=[PICTURE], height=50, width=70)
+    np.testing.assert_array_equal(decided.cut(decided.references[0][None])[0], cover_crop(PICTURE, 50, 70))
+
+
+def test_all_of_a_source_is_planned_where_a_language_model_is_to_see_it():
+    limits = replace(SMALL, whole_source_frames=5, max_frames=9, default_frames=9)
+    np.testing.assert_array_equal(planned(limits, source=CLIP).whole_source, CLIP.frames[[0, 4, 8, 12, 16]])
+    assert planned(limits, source=CLIP, num_frames=1).whole_source is None
+    assert planned(limits, source=PICTURE).whole_source is None
+    assert planned(source=CLIP).whole_source is None
+
+
+def test_an_edited_picture_may_be_named_by_its_place_behind_the_references():
+    assert planned(source=PICTURE, references=[PICTURE], prompt="Image 2 in the colours of Image 1").task == "ref_edit"
+    assert planned(source=PICTURE, prompt="@Image 1 in blue").task == "edit"
 
 
 def test_a_missing_negative_prompt_is_the_models_and_an_empty_one_is_empty():
@@ -311,6 +380,13 @@ def test_real_clips_go_through_an_edit_at_their_own_ratio(name, size):
         ({"references": [PICTURE], "prompt": "put Image 2 left"}, "names Image 2 and 1 reference is given"),
         ({"references": [PICTURE], "prompt": "put @Image 0 left"}, "names @Image 0"),
         ({"prompt": "put @Image 1 left"}, "names @Image 1 and 0 references are given"),
+        ({"source": CLIP, "references": [PICTURE], "prompt": "Image 2 left"}, "names Image 2 and 1 reference is given"),
+        ({"prompt": "a <|image_pad|> kite"}, r"prompt holds '<\|image_pad\|>', a language model's own mark"),
+        (
+            {"references": [np.zeros((16, 3300, 3), np.uint8)]},
+            "reference 1 is 3300x16: one side is more than 200 times",
+        ),
+        ({"task": "clone", "source": PICTURE, "references": [PICTURE]}, "task=clone: this model does t2i, t2v, edit"),
         ({"references": [CLIP]}, "reference 1 is a video: give a picture"),
         ({"source": ""}, "source is an empty path"),
         ({"source": 7}, "source is a int: give a path"),

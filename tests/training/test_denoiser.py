@@ -4,8 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from loomvideo.training.denoiser import Shards, drop_conditions, layout_of, make_group
-from loomvideo.training.features import prepare, unconditional_layers
+from loomvideo.training.denoiser import Shards, layout_of, set_trained, stage_at
+from loomvideo.training.loomvideo import (
+    FLOW_SHIFT,
+    LIMITS,
+    STAGES,
+    LoomVideoRecipe,
+    build_denoiser,
+    drop_conditions,
+    make_group,
+    prepare,
+    unconditional_layers,
+)
+from loomvideo.training.recipe import Readers, Stage
 
 BLOCKS, WIDTH = 2, 8
 UNCONDITIONAL = torch.zeros(BLOCKS, 3, WIDTH)
@@ -75,8 +86,13 @@ def test_a_dropped_source_is_zeros_beside_a_kept_one():
     assert (group.source == 2).all()
 
 
-def test_shards_that_appear_later_are_taken_up_and_batches_have_one_layout(tmp_path):
-    data = Shards(tmp_path, np.random.default_rng(0), latents_a_batch=4)
+@pytest.fixture
+def recipe():
+    return LoomVideoRecipe.__new__(LoomVideoRecipe)  # whose readers are not asked here
+
+
+def test_shards_that_appear_later_are_taken_up_and_batches_have_one_layout(tmp_path, recipe):
+    data = Shards(tmp_path, recipe, np.random.default_rng(0), tokens_a_batch=64)
     torch.save([item(), item(frames=3)], tmp_path / "000-000000.pt")
     data.refresh()
     assert len(data) == 2
@@ -85,14 +101,41 @@ def test_shards_that_appear_later_are_taken_up_and_batches_have_one_layout(tmp_p
     data.refresh()
     assert len(data) == 4
     for _ in range(20):
-        assert len({layout_of(one) for one in data.batch(clips_share=0.5)}) == 1
+        assert len({layout_of(one) for one in data.batch({"picture": 0.5, "clip": 0.5})}) == 1
 
 
-def test_clips_are_drawn_as_often_as_told(tmp_path):
-    data = Shards(tmp_path, np.random.default_rng(0), latents_a_batch=4)
+def test_clips_are_drawn_as_often_as_told(tmp_path, recipe):
+    data = Shards(tmp_path, recipe, np.random.default_rng(0), tokens_a_batch=64)
     torch.save([item(), item(frames=3)], tmp_path / "000-000000.pt")
-    clips = sum(layout_of(data.batch(clips_share=0.25)[0])[0][1] > 1 for _ in range(400))
+    clips = sum(layout_of(data.batch({"picture": 0.75, "clip": 0.25})[0])[0][1] > 1 for _ in range(400))
     assert 60 < clips < 140
+
+
+def test_kinds_that_are_not_there_yet_are_left_out_of_the_draw(tmp_path, recipe):
+    data = Shards(tmp_path, recipe, np.random.default_rng(0), tokens_a_batch=64)
+    torch.save([item()], tmp_path / "000-000000.pt")
+    assert all(recipe.kind(one) == "picture" for one in data.batch({"clip": 1.0}))
+    assert all(recipe.kind(one) == "picture" for one in data.batch({"clip": 0.9, "picture": 0.1}))
+
+
+def test_a_batch_of_larger_samples_has_fewer_of_them(tmp_path, recipe):
+    data = Shards(tmp_path, recipe, np.random.default_rng(0), tokens_a_batch=240)
+    torch.save([item(), item(frames=3)], tmp_path / "000-000000.pt")
+    assert len(data.batch({"picture": 1.0})) == 60
+    assert len(data.batch({"clip": 1.0})) == 20
+
+
+@pytest.mark.parametrize(("progress", "stage"), [(0.0, 0), (0.59, 0), (0.6, 1), (0.99, 1), (1.0, 1)])
+def test_a_stage_is_a_share_of_the_run(progress, stage):
+    assert stage_at(STAGES, progress) is STAGES[stage]
+
+
+def test_a_stage_trains_the_parameters_that_its_rule_names_and_no_others():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    set_trained(model, Stage(until=0.5, shares={}, trained="1."))
+    assert [p.requires_grad for p in model.parameters()] == [False, False, True, True]
+    set_trained(model, Stage(until=1.0, shares={}))
+    assert all(p.requires_grad for p in model.parameters())
 
 
 @pytest.mark.parametrize("task", ["t2i", "edit_image", "guided_edit"])
@@ -103,8 +146,6 @@ def test_prepared_features_are_what_the_pipeline_would_compute(task, tmp_path):
     from loomvideo.data.world.tasks import sample
     from loomvideo.systems.loomvideo import LoomVideoPipeline
     from loomvideo.systems.request import Request, plan
-    from loomvideo.training.builtin import FLOW_SHIFT, LIMITS
-    from loomvideo.training.denoiser import build_denoiser
     from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET, build_mllm, build_tokenizer
     from loomvideo.training.vae import build_vae
 
@@ -123,7 +164,7 @@ def test_prepared_features_are_what_the_pipeline_would_compute(task, tmp_path):
         pixel_budgets={"image": vars(IMAGE_BUDGET), "video": vars(VIDEO_BUDGET)},
     )
     drawn = sample(task, np.random.default_rng(1), num_frames=1, height=64, width=64)
-    (prepared,) = prepare([drawn], pipeline.vae, pipeline.mllm, tokenizer)
+    (prepared,) = prepare([drawn], Readers(pipeline.vae, pipeline.mllm, tokenizer))
     source = drawn.source_frames()
     request = Request(
         prompt=drawn.prompt,

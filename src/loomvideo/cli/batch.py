@@ -7,22 +7,28 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loomvideo.cli import published
 from loomvideo.cli.options import REQUEST_OPTIONS, UsageError, is_message
-from loomvideo.cli.progress import Progress
 from loomvideo.cli.session import Session, make, request_of
-from loomvideo.media.clip import check_output
 from loomvideo.media.limits import check_file
-from loomvideo.systems.request import plan
+from loomvideo.systems.request import ModelLimits, plan
 
 JOURNAL = "results.jsonl"
 SAFE_NAME = re.compile(r"\w[\w.-]{0,119}")
-SYNONYMS = {"steps": "num_inference_steps"}
+SYNONYMS = {
+    "steps": "num_inference_steps",
+    # of Omni-Video 2's prompt files
+    "edit_prompt": "prompt",
+    "Prompt": "prompt",
+    "source_clip_path": "source",
+    "video_path_src": "source",
+    "video": "source",
+    "sample_id": "id",
+}
 SUFFIXES = {True: ".png", False: ".mp4"}  # one frame, more
 
 
@@ -40,17 +46,29 @@ class Line:
     error: str | None = None
 
 
-def run(arguments: argparse.Namespace, options: Mapping[str, Any], progress: Progress) -> int:
-    """Exit status 0 when all is done, 1 when some failed. Only what the journal does not call done is tried."""
+@dataclass(frozen=True)
+class Requests:
+    """Where many requests come from and go to."""
+
+    folder: Path
+    options: Mapping[str, Any]  # that hold for each
+    read: Callable[[ModelLimits], list[Line]]
+
+
+def requests(arguments: argparse.Namespace, options: Mapping[str, Any]) -> Requests:
+    """What --batch asks for, checked as far as can be without a model."""
     if arguments.output is not None:
         raise UsageError("--output names one file; with --batch leave it out, --output-dir is where the files go")
     check_file(arguments.batch)
-    folder: Path = arguments.output_dir
-    check_output(folder / "0.mp4")
+    return Requests(arguments.output_dir, options, lambda limits: list(read_lines(arguments.batch)))
+
+
+def run(
+    lines: Sequence[Line], session: Session, options: Mapping[str, Any], folder: Path, *, quiet: bool, as_json: bool
+) -> int:
+    """Exit status 0 when all is done, 1 when some failed. Only what the journal does not call done is tried."""
     done = finished(folder)
-    lines = list(read_lines(arguments.batch))
     missing = [line for line in lines if line.name not in done]
-    session = Session(published.with_model(arguments, options, progress), progress)
     if any(line.error is None for line in missing):
         session.load()
     failed = 0
@@ -58,14 +76,14 @@ def run(arguments: argparse.Namespace, options: Mapping[str, Any], progress: Pro
         result = carry_out(line, session, options, folder)
         append(folder / JOURNAL, result)
         failed += result["status"] == "failed"
-        tell(f"{place}/{len(missing)} {line.name or ''}", result, quiet=arguments.quiet or arguments.json)
+        tell(f"{place}/{len(missing)} {line.name or ''}", result, quiet=quiet or as_json)
     summary = {
         "requests": len(lines),
         "made": len(missing) - failed,
         "failed": failed,
         "results": str(folder / JOURNAL),
     }
-    if arguments.json:
+    if as_json:
         print(json.dumps(summary, ensure_ascii=False))
     return 1 if failed else 0
 
@@ -118,7 +136,7 @@ def parse_object(text: bytes) -> dict:
         raise LineError(f"not JSON ({error}); write one object a line") from error
     if not isinstance(fields, dict):
         raise LineError('no JSON object; write {"id": ..., "prompt": ...}')
-    return fields
+    return {SYNONYMS.get(name, name): value for name, value in fields.items()}
 
 
 def checked_name(name: object, taken: Mapping[str, int]) -> str:
@@ -134,7 +152,7 @@ def checked_name(name: object, taken: Mapping[str, int]) -> str:
 
 def request_fields(fields: dict, folder: Path) -> dict:
     """Request options of a line, files found from the folder of the batch."""
-    options = {SYNONYMS.get(name, name): value for name, value in fields.items() if value is not None}
+    options = {name: value for name, value in fields.items() if value is not None}
     for name in options:
         if name not in REQUEST_OPTIONS:
             raise LineError(f"{name!r} is no option of a request; use {', '.join(REQUEST_OPTIONS)}")

@@ -10,12 +10,13 @@ import numpy as np
 from loomvideo.cli.options import MODEL_OPTIONS, UsageError, add_model_options, given, number, whole_number
 from loomvideo.cli.progress import Progress, Silence, show_progress
 from loomvideo.cli.session import Session
-from loomvideo.evaluation.cases import REAL_STYLE, TASKS, Case, Size
+from loomvideo.evaluation.cases import REAL_STYLE, TASKS, WORD_TASKS, Case, Result, Size
 from loomvideo.evaluation.judge import Verdict
 from loomvideo.evaluation.sheets import contact_sheet
 from loomvideo.evaluation.suite import evaluate, table, write_text
 from loomvideo.media.clip import Clip, write_picture
-from loomvideo.systems.request import ModelLimits, Request, plan
+from loomvideo.models.reader import Decoding
+from loomvideo.systems.request import ModelLimits, Request, Task, plan
 
 SUITES = ("world",)
 GENERATED = {
@@ -26,13 +27,18 @@ GENERATED = {
     "guided_edit": "ref_edit",
     "mi2v": "mi2v",
     "i2v": "i2v",
+    "request": "t2v",
+    "request_image": "t2i",
 }
-SAMPLING = ("num_inference_steps", "guidance_scale", "guidance_scale_visual")
+SAMPLING = ("num_inference_steps", "guidance_scale", "guidance_scale_visual", "think")
+LIKELIEST = Decoding(temperature=0, max_new_tokens=128)  # the same words each time
 EPILOG = """\
 examples:
   loomvideo evaluate --suite world
   loomvideo evaluate --tasks t2v,edit --num-prompts 50 --output results/quick.json --save-samples results/quick
   loomvideo evaluate --tasks style_real --media clips/
+  loomvideo evaluate --tasks question,caption,question_image,caption_image        what the language model understands
+  loomvideo evaluate --tasks request --think --output results/think.json          and what thinking does for short requests
 
 results are kept prompt by prompt beside --output (.jsonl): the same command goes on where it was stopped.
 """
@@ -66,6 +72,9 @@ def add_parser(commands: "argparse._SubParsersAction") -> None:
     sampling.add_argument("--steps", dest="num_inference_steps", type=whole_number, metavar="N")
     sampling.add_argument("--guidance-scale", type=number, metavar="SCALE")
     sampling.add_argument("--guidance-scale-visual", type=number, metavar="SCALE")
+    sampling.add_argument(
+        "--think", action="store_true", default=None, help="let the language model first say what is to be seen"
+    )
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
     add_model_options(parser)
@@ -87,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
 def chosen_tasks(arguments: argparse.Namespace, limits: ModelLimits) -> tuple[str, ...]:
     """The tasks named, else all that the model does; styles on real clips only where there is a folder of them."""
     if arguments.tasks is None:
-        done = [task for task in TASKS if GENERATED.get(task, "edit") in limits.tasks]
+        done = [task for task in TASKS if task in WORD_TASKS or GENERATED.get(task, "edit") in limits.tasks]
         return tuple(task for task in done if task != REAL_STYLE or arguments.media is not None)
     tasks = tuple(dict.fromkeys(word.strip() for word in arguments.tasks.split(",") if word.strip()))
     if unknown := [task for task in tasks if task not in TASKS] or not tasks:
@@ -104,17 +113,24 @@ def measure(
     total = arguments.num_prompts * len(tasks)
     finished = 0
 
-    def generate(case: Case) -> np.ndarray:
-        return session.generate(plan(request_of(case, session.limits.fps, sampling), session.limits))
+    words_alone = all(task in WORD_TASKS for task in tasks)
 
-    def on_result(case: Case, frames: np.ndarray, verdict: Verdict) -> None:
+    def generate(case: Case) -> Result:
+        if case.task not in WORD_TASKS:
+            return session.generate(plan(request_of(case, session.limits, sampling), session.limits))
+        pipeline = session.understanding if words_alone else session.pipeline
+        shown = source_of(case, session.limits.fps)
+        assert shown is not None
+        return "".join(pipeline.describe(shown, case.prompt, decoding=LIKELIEST)).strip()
+
+    def on_result(case: Case, result: Result, verdict: Verdict) -> None:
         nonlocal finished
         finished += 1
         progress.step(finished, total)
-        if arguments.save_samples is not None:
+        if arguments.save_samples is not None and not isinstance(result, str):
             name = f"{case.task}_{case.index:04d}_{'right' if verdict.all_right else 'wrong'}.png"
             write_picture(
-                arguments.save_samples / name, contact_sheet(case, frames, verdict), metadata={"prompt": case.prompt}
+                arguments.save_samples / name, contact_sheet(case, result, verdict), metadata={"prompt": case.prompt}
             )
 
     progress.stage("evaluating")
@@ -133,16 +149,22 @@ def measure(
     )
 
 
-def request_of(case: Case, fps: float, sampling: dict[str, Any]) -> Request:
-    source = case.source
+def request_of(case: Case, limits: ModelLimits, sampling: dict[str, Any]) -> Request:
+    task = Task(GENERATED.get(case.task, "edit"))
     return Request(
         prompt=case.prompt,
-        source=None if source is None else source[0] if len(source) == 1 else Clip(source, fps),
+        source=source_of(case, limits.for_task(task, still=False).fps),
         references=case.references,
-        task=GENERATED.get(case.task, "edit"),
+        task=task,
         height=case.height,
         width=case.width,
         num_frames=case.num_frames,
         seed=case.seed,
         **sampling,
     )
+
+
+def source_of(case: Case, fps: float) -> np.ndarray | Clip | None:
+    """A case's source as a picture or a clip."""
+    source = case.source
+    return None if source is None else source[0] if len(source) == 1 else Clip(source, fps)

@@ -5,7 +5,7 @@ import json
 from datetime import datetime
 from pathlib import Path
 
-from loomvideo.cli import batch, published
+from loomvideo.cli import batch, published, published_loomvideo, published_omnivideo, published_vino
 from loomvideo.cli.options import (
     MODEL_OPTIONS,
     REQUEST_OPTIONS,
@@ -38,8 +38,9 @@ examples:
 a batch holds one request a line; files are named relative to its folder:
   {"id": "a1", "prompt": "make it snow", "source": "in.mp4", "references": ["ref.png"], "num_frames": 17, "seed": 3}
 
-The published LoomVideo program's options (--source_video_path, --ref_image_paths, --num_inference_steps, --ckpt_path,
---config_path ...) mean here what they mean there.
+The published programs' options (--source_video_path, --ref_image_paths, --num_inference_steps, --ckpt_path, --config_path;
+--json_path, --output_num_frames, --guidance_scale_image, --negative_prompt_video, --mm_encoder_path;
+--src_file_path, --size, --frame_num, --sample_guide_scale, --prompt_file ...) mean here what they mean there.
 """
 
 
@@ -52,21 +53,28 @@ def add_parser(commands: "argparse._SubParsersAction") -> None:
     output.add_argument(
         "--output",
         "--output_path",
+        "--save_file",
         type=Path,
         metavar="FILE",
         help="mp4, mov, mkv, webm, gif; png, jpg, webp for a picture (default: outputs/loomvideo_TASK_TIME.mp4 or .png)",
     )
     output.add_argument("--like", type=Path, metavar="FILE", help="make this file again; options given here win")
-    output.add_argument("--batch", type=Path, metavar="FILE", help="requests to carry out, one JSON object a line")
-    output.add_argument("--output-dir", type=Path, metavar="DIR", help="where a batch writes ID.mp4 or ID.png")
+    output.add_argument(
+        "--batch", "--prompt_file", type=Path, metavar="FILE", help="requests to carry out, one JSON object a line"
+    )
+    output.add_argument(
+        "--output-dir", "--output_dir", type=Path, metavar="DIR", help="where a batch writes ID.mp4 or ID.png"
+    )
     output.add_argument("--quiet", action="store_true", help="print nothing but errors")
     output.add_argument("--json", action="store_true", help="print one JSON object about what was made")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    many = arguments.batch is not None or arguments.json_path is not None
-    if (many, arguments.output_dir is not None) in ((False, True), (True, False)) and arguments.json_path is None:
-        raise UsageError("--batch and --output-dir go together: give both, or --output for one file")
+    if arguments.json_path is None:
+        if (arguments.batch is None) != (arguments.output_dir is None):
+            raise UsageError("--batch and --output-dir go together: give both, or --output for one file")
+        if arguments.negative_prompt_video is not None:
+            raise UsageError("--negative_prompt_video is for the records of --json_path; use --negative-prompt")
     options = merged_options(arguments)
     with show_progress(quiet=arguments.quiet) as progress:
         if arguments.batch is not None or arguments.json_path is not None:
@@ -83,24 +91,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def generate_many(arguments: argparse.Namespace, options: dict, progress: Progress) -> int:
-    """The requests of --batch or of the published program's --json_path."""
-    if arguments.json_path is not None:
-        folder = arguments.output_dir or arguments.output or published_vino.OUTPUT
-        shared = published_vino.shared_options(arguments, options)
-        check_file(arguments.json_path)
-    else:
-        folder, shared = arguments.output_dir, options
-        if arguments.output is not None:
-            raise UsageError("--output names one file; with --batch leave it out, --output-dir is where the files go")
-        check_file(arguments.batch)
-    check_output(folder / "0.mp4")
-    session = Session(published.with_model(arguments, shared, progress), progress)
-    if arguments.json_path is not None:
-        negative_video = arguments.negative_prompt_video
-        lines = published_vino.read_records(arguments.json_path, options, negative_video, session.limits)
-    else:
-        lines = list(batch.read_lines(arguments.batch))
-    return batch.run(lines, session, shared, folder, quiet=arguments.quiet, as_json=arguments.json)
+    """The requests of --batch, or of the published program's --json_path."""
+    asked = (batch if arguments.json_path is None else published_vino).requests(arguments, options)
+    check_output(asked.folder / "0.mp4")
+    session = Session(published.with_model(arguments, asked.options, progress), progress)
+    lines = asked.read(session.limits)
+    return batch.run(lines, session, asked.options, asked.folder, quiet=arguments.quiet, as_json=arguments.json)
 
 
 def generate(arguments: argparse.Namespace, options: dict, progress: Progress) -> Made:
@@ -115,7 +111,7 @@ def generate(arguments: argparse.Namespace, options: dict, progress: Progress) -
         check_input(Path(str(file)), output)
     session = Session(published.with_model(arguments, options, progress), progress)
     decided = plan(request, session.limits)
-    output = settled_output(output, decided, options.get("task") or decided.task, published.is_meant(arguments))
+    output = settled_output(output, decided, options.get("task") or decided.task, arguments.config is not None)
     if not (arguments.quiet or arguments.json):
         for note in decided.notes:
             print(f"note: {note}", flush=True)
@@ -126,7 +122,8 @@ def merged_options(arguments: argparse.Namespace) -> dict:
     """What was typed, over the recipe of --like, over the published program's configuration."""
     recipe = {} if arguments.like is None else recipe_options(arguments.like)
     options = {**recipe, **given(arguments, (*REQUEST_OPTIONS, *MODEL_OPTIONS))}
-    return {**published.defaults(arguments, options), **options}
+    left_open = published_loomvideo.defaults(arguments, options) | published_omnivideo.defaults(arguments, options)
+    return {**left_open, **options}
 
 
 def recipe_options(file: Path) -> dict:

@@ -2,7 +2,10 @@
 
 import importlib
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from loomvideo import __version__
 from loomvideo.cli.options import Parser, UsageError, is_message
@@ -34,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line (default: the process's own) and returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(words)
+        with told_in_one_line():
+            return _dispatch(words)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -43,6 +47,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE
+
+
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """While it lasts, warnings that this package defines are told to the person; all others stay as they are."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if is_message(message):
+                print(f"warning: {message}", file=sys.stderr)
+            else:
+                usual(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def _dispatch(words: list[str]) -> int:

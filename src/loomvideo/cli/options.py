@@ -6,8 +6,13 @@ import difflib
 import math
 from typing import NoReturn
 
-SYSTEMS = ("loomvideo",)
+from loomvideo.pipelines import PIPELINES
+
+SYSTEMS = tuple(PIPELINES)
 TASKS = ("t2i", "t2v", "edit", "ref_edit", "mi2v", "i2v", "clone", "camera_clone")
+PUBLISHED_TASKS = {"i2i": "edit", "v2v": "edit"} | {
+    f"{task}-{size}": ours for task, ours in (("t2v", "t2v"), ("v2v", "edit")) for size in ("A14B", "1.3B")
+}  # Omni-Video's own names
 DTYPES = ("float32", "bfloat16", "float16")
 
 # What a person may ask of a request and of the model. A recipe holds the same names; a batch line those of a request.
@@ -87,7 +92,11 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
     content = parser.add_argument_group("what to make")
     content.add_argument("--prompt", metavar="TEXT", help="what to show, or what to change")
     content.add_argument(
-        "--source", "--source_video_path", metavar="FILE", help="the clip or picture to edit; its sound is kept"
+        "--source",
+        "--source_video_path",
+        "--src_file_path",
+        metavar="FILE",
+        help="the clip or picture to edit; its sound is kept",
     )
     content.add_argument(
         "--reference",
@@ -99,7 +108,10 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
         help="a picture to take from, @Image 1, @Image 2 ... in the prompt; may be repeated",
     )
     content.add_argument(
-        "--task", choices=TASKS, help="named rarely: it follows from the prompt, source and references given"
+        "--task",
+        type=lambda name: PUBLISHED_TASKS.get(name, name),
+        choices=TASKS,
+        help="named rarely: it follows from the prompt, source and references given",
     )
     content.add_argument(
         "--negative-prompt", "--negative_prompt", metavar="TEXT", help="what to stay away from (default: the model's)"
@@ -113,16 +125,24 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
     )
 
     size = parser.add_argument_group("size and length (default: the source's ratio and length at the model's own area)")
-    size.add_argument("--height", type=whole_number, metavar="PIXELS")
-    size.add_argument("--width", type=whole_number, metavar="PIXELS")
+    size.add_argument("--height", "--output_height", type=whole_number, metavar="PIXELS")
+    size.add_argument("--width", "--output_width", type=whole_number, metavar="PIXELS")
     size.add_argument(
-        "--num-frames", "--num_frames", type=whole_number, metavar="N", help="frames to make; 1 makes a picture"
+        "--num-frames",
+        "--num_frames",
+        "--output_num_frames",
+        "--frame_num",
+        type=whole_number,
+        metavar="N",
+        help="frames to make; 1 makes a picture",
     )
-    size.add_argument("--fps", type=number, metavar="RATE", help="frames per second (default: the model's rate)")
+    size.add_argument(
+        "--fps", "--sample_fps", type=number, metavar="RATE", help="frames per second (default: the model's rate)"
+    )
 
     sampling = parser.add_argument_group("sampling (default: the model's own values)")
     sampling.add_argument(
-        "--steps", "--num_inference_steps", dest="num_inference_steps", type=whole_number, metavar="N"
+        "--steps", "--num_inference_steps", "--sample_steps", dest="num_inference_steps", type=whole_number, metavar="N"
     )
     sampling.add_argument(
         "--guidance-scale", "--guidance_scale", type=number, metavar="SCALE", help="how strongly the words count"
@@ -130,12 +150,17 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument(
         "--guidance-scale-visual",
         "--guidance_scale_visual",
+        "--guidance_scale_image",
         type=number,
         metavar="SCALE",
         help="how strongly source and references count",
     )
     sampling.add_argument(
-        "--seed", type=whole_number, metavar="N", help="the same seed gives the same file; -1 draws one (default: 0)"
+        "--seed",
+        "--base_seed",
+        type=whole_number,
+        metavar="N",
+        help="the same seed gives the same file; -1 draws one (default: 0)",
     )
 
 

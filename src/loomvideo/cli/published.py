@@ -1,156 +1,58 @@
-"""The published program's command line (fact sheet 7.3, 7.4): its options and configuration file mean what they meant there."""
+"""Published weights as they are, on a command line: a model folder is made of them once and kept in the cache."""
 
 import argparse
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from loomvideo.cli import published_loomvideo, published_omnivideo, published_vino
 from loomvideo.cli.options import UsageError
 from loomvideo.cli.progress import Progress
-from loomvideo.media.clip import probe
-
-MLLM = "Qwen/Qwen3-VL-8B-Instruct"
-BASE = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishedConfig:
-    """What the configuration file says that has a bearing on inference."""
-
-    mllm: str = MLLM
-    base: str = BASE
-    frame_divisor: int = 15  # data.und_temporal_downsample_factor
-    only_last_layer: bool = False
-    use_source_embedding: bool = True
-    negative_prompt: str | None = None
-    guidance_scale: float | None = None
-    guidance_scale_edit: float | None = None
-    guidance_scale_visual: float | None = None
-
-
-# Where each field stands in the file, and of what type it is.
-KEYS = {
-    "mllm": ("model.und.pretrained_model_path", str),
-    "base": ("model.gen.pretrained_model_path", str),
-    "frame_divisor": ("data.und_temporal_downsample_factor", int),
-    "only_last_layer": ("model.und.only_last_hidden_states", bool),
-    "use_source_embedding": ("model.gen.use_source_embedding", bool),
-    "negative_prompt": ("generation.negative_prompt", str),
-    "guidance_scale": ("generation.guidance_scale", float),
-    "guidance_scale_edit": ("generation.guidance_scale_edit", float),
-    "guidance_scale_visual": ("generation.guidance_scale_visual", float),
-}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("the published program's weights as they are")
+    group = parser.add_argument_group("the published programs' weights as they are")
     group.add_argument(
-        "--checkpoint", "--ckpt_path", type=Path, metavar="FILE", help="gen_model.pth, or a folder that holds it"
+        "--checkpoint",
+        "--ckpt_path",
+        "--ckpt_dir",
+        type=Path,
+        metavar="FILE",
+        help="gen_model.pth, or with --system vino vino.ckpt, or a folder that holds it; with --system omnivideo its folder",
     )
-    group.add_argument(
-        "--config", "--config_path", type=Path, metavar="YAML", help="its configuration; its defaults hold then"
-    )
-
-
-def is_meant(arguments: argparse.Namespace) -> bool:
-    """An old command line always names a configuration, which this program's own never do."""
-    return arguments.config is not None
-
-
-def defaults(arguments: argparse.Namespace, options: Mapping[str, Any]) -> dict:
-    """What an old command line leaves to its configuration and inputs, as options; nothing for any other."""
-    if not is_meant(arguments):
-        return {}
-    if arguments.checkpoint is None and "model" not in options:
-        raise UsageError("--config without weights: add --checkpoint gen_model.pth, or --model with a folder")
-    config = read_config(arguments.config)
-    edits = options.get("source") is not None
-    chosen = {
-        "negative_prompt": config.negative_prompt,
-        "guidance_scale": config.guidance_scale_edit if edits else config.guidance_scale,
-        "guidance_scale_visual": config.guidance_scale_visual,
-    }
-    return {name: value for name, value in chosen.items() if value is not None} | native_size(options)
+    published_loomvideo.add_options(group)
+    published_vino.add_options(group)
+    published_omnivideo.add_options(group)
 
 
 def with_model(arguments: argparse.Namespace, options: Mapping[str, Any], progress: Progress) -> dict:
-    """The options with the model that --checkpoint stands for: a folder made of it once and kept in the cache."""
+    """The options with the model that --checkpoint stands for."""
     if arguments.checkpoint is None:
         return dict(options)
     if "model" in options:
         raise UsageError("--model and --checkpoint both name weights; give one of them")
     if not arguments.checkpoint.exists():
         raise UsageError(
-            f"--checkpoint {arguments.checkpoint}: there is no such file; name gen_model.pth or its folder"
+            f"--checkpoint {arguments.checkpoint}: there is no such file; name gen_model.pth, vino.ckpt or its folder"
         )
-    config = PublishedConfig() if arguments.config is None else read_config(arguments.config)
-    folder = cache_folder() / fingerprint(arguments.checkpoint, config)
+    program: Any = {"vino": published_vino, "omnivideo": published_omnivideo}.get(
+        str(options.get("system")), published_loomvideo
+    )
+    folder = cache_folder() / fingerprint(arguments.checkpoint, program.model_settings(arguments))
     if not folder.exists():
         progress.stage(f"making a model folder of {arguments.checkpoint}, once")
-        assemble(arguments.checkpoint, config, folder)
+        program.assemble(arguments, folder)
     return {**options, "model": str(folder)}
-
-
-def assemble(checkpoint: Path, config: PublishedConfig, folder: Path) -> None:
-    """Write a model folder of the published checkpoint, with what its configuration says about the model."""
-    from loomvideo.checkpoint import written_whole
-    from loomvideo.cli.import_ import import_weights
-
-    with written_whole(folder) as partial:
-        import_weights(
-            checkpoint, mllm=config.mllm, base=config.base, output=partial, with_source=config.use_source_embedding
-        )
-        index_file = partial / "model_index.json"
-        index = json.loads(index_file.read_text(encoding="utf-8"))
-        index["frame_rule"]["factor"] = config.frame_divisor
-        index["only_last_layer"] = config.only_last_layer
-        index_file.write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
 def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "loomvideo", "published")
 
 
-def fingerprint(checkpoint: Path, config: PublishedConfig) -> str:
+def fingerprint(checkpoint: Path, settings: tuple) -> str:
     """A name that another file, or another setting of the model, does not have."""
     content = sorted(file for file in checkpoint.rglob("*") if file.is_file()) if checkpoint.is_dir() else [checkpoint]
     files = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in content]
-    settings = (config.mllm, config.base, config.frame_divisor, config.only_last_layer, config.use_source_embedding)
     return sha256(repr((files, settings)).encode()).hexdigest()[:16]
-
-
-def native_size(options: Mapping[str, Any]) -> dict[str, int]:
-    """The published default size: the source's own, else the first reference's."""
-    shown = options.get("source") or next(iter(options.get("references") or ()), None)
-    if shown is None:
-        return {}
-    info = probe(Path(str(shown)))
-    return {"height": info.height, "width": info.width}
-
-
-def read_config(path: Path) -> PublishedConfig:
-    """Raises UsageError for a file that is no YAML mapping, or a value of another kind."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"--config {path}: cannot be read as YAML ({error}); name the program's file") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"--config {path}: holds no mapping; name the published program's configuration")
-    found = {field: _value(path, content, key, kind) for field, (key, kind) in KEYS.items()}
-    return PublishedConfig(**{field: value for field, value in found.items() if value is not None})
-
-
-def _value(path: Path, content: object, key: str, kind: type) -> Any:
-    """The value at a dotted key, None where there is none."""
-    for part in key.split("."):
-        content = content.get(part) if isinstance(content, dict) else None
-    whole_float = kind is float and type(content) is int
-    if content is not None and type(content) is not kind and not whole_float:
-        raise UsageError(f"--config {path}: {key}={content!r} must be of type {kind.__name__}")
-    return content

@@ -57,8 +57,13 @@ class Session:
 
     @cached_property
     def understanding(self) -> "VideoPipeline":
-        """The language model without what makes pixels."""
-        return self._load(transformer=None, vae=None)
+        """The language model without what conditions and makes pixels."""
+        from torch import nn
+
+        from loomvideo.checkpoint import components
+
+        others = [name for name, kind in components(self.folder).items() if issubclass(kind, nn.Module)]
+        return self._load(**{name: None for name in others if name != "mllm"})
 
     def _load(self, **components: Any) -> "VideoPipeline":
         from diffusers.utils import logging as diffusers_logging
@@ -193,7 +198,7 @@ def make(session: Session, request: Request, decided: Plan, output: Path) -> Mad
 
 def sound_of(request: Request, decided: Plan, session: Session) -> Path | None:
     """The source, if it has sound and the clip is played at the speed that it was made for."""
-    if request.source is None or decided.fps != session.limits.fps:
+    if request.source is None or decided.fps != session.limits.for_task(decided.task, still=False).fps:
         return None
     source = Path(str(request.source))
     return source if probe(source).has_sound else None

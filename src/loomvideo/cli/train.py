@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 PARTS = ("vae", "mllm", "decoder", "denoiser", "export")
+SYSTEMS = ("loomvideo", "vino")  # those with a recipe
 EXAMPLES = """\
 The built-in model, from nothing to the folder that is shipped:
   loomvideo train builtin --part vae --run-dir runs/builtin
@@ -13,6 +14,9 @@ The built-in model, from nothing to the folder that is shipped:
   loomvideo train builtin --part decoder --run-dir runs/builtin
   loomvideo train builtin --part denoiser --run-dir runs/builtin
   loomvideo train builtin --part export --run-dir runs/builtin
+Another system on the same VAE and language model:
+  loomvideo train builtin --system vino --part denoiser --run-dir runs/builtin --workers 1
+  loomvideo train builtin --system vino --part export --run-dir runs/builtin
 The decoder may train beside the denoiser. A part that is stopped goes on when called again; --slice-minutes stops it by itself.
 """
 
@@ -23,9 +27,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("what", choices=["builtin"], help="the built-in model")
     parser.add_argument("--part", choices=PARTS, required=True, help="what to train now, in this order")
+    parser.add_argument(
+        "--system", choices=SYSTEMS, default="loomvideo", help="whose denoiser; VAE and language model are all systems'"
+    )
     parser.add_argument("--run-dir", type=Path, required=True, help="where checkpoints, logs and results are kept")
     parser.add_argument(
-        "--start", type=Path, help="a folder like the built-in one, whose VAE or language model a new run begins with"
+        "--start", type=Path, help="a folder like the built-in one, whose weights of this part a new run begins with"
     )
     parser.add_argument("--minutes", type=float, help="how long this part trains in all, over all slices")
     parser.add_argument(
@@ -50,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     train_builtin(
         arguments.run_dir,
         part=arguments.part,
+        system=arguments.system,
         start=arguments.start,
         minutes=Minutes(**given),
         slice_minutes=arguments.slice_minutes,

@@ -17,6 +17,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 Truncation = Literal["source", "released"]
 
+
+class ContextError(ValueError):
+    """Rows that do not make a context of the model: the value, the rule and the way out."""
+
+
+class CutWarning(UserWarning):
+    """A part of a request is not read: which, and the way out."""
+
+
 # The fixed rows that stand before and behind a part.
 BOUNDARIES = {
     "source": ("<img_st>", "<img_ed>"),
@@ -59,12 +68,14 @@ def assemble(
             a warning; "released" keeps the first `max_rows`, whatever they are.
 
     Raises:
-        ValueError: a part that the layout has no place for, boundaries that are not there, or, with "source", text and
+        ContextError: a part that the layout has no place for, boundaries that are not there, or, with "source", text and
             vision rows that are too many by themselves.
     """
     given = {name: rows for name, rows in parts.items() if rows is not None}
     if unknown := sorted(set(given) - set(layout.order)):
-        raise ValueError(f"context parts {unknown}: this layout has {layout.order}; leave them out or take another one")
+        raise ContextError(
+            f"context parts {unknown}: this layout has {layout.order}; leave them out or take another one"
+        )
     bounds = {name: _bounds(name, rows, layout, boundaries) for name, rows in given.items()}
     if truncation == "source":
         num_fixed = sum(len(before) + len(after) for before, after in bounds.values())
@@ -87,12 +98,12 @@ def pad_context(contexts: Sequence[Tensor], max_rows: int) -> tuple[Tensor, Tens
         Rows (b, m', dt), and what is to be added to their logits, (b, 1, 1, m'); None where every row is a real one.
 
     Raises:
-        ValueError: a context of more than `max_rows` rows.
+        ContextError: a context of more than `max_rows` rows.
     """
     lengths = torch.tensor([len(context) for context in contexts])
     longest = int(lengths.max())
     if longest > max_rows:
-        raise ValueError(f"a context of {longest} rows: this model takes {max_rows}, so shorten it with assemble()")
+        raise ContextError(f"a context of {longest} rows: this model takes {max_rows}, so shorten it with assemble()")
     rows = pad_sequence(list(contexts), batch_first=True)
     if int(lengths.min()) == max_rows:
         return rows, None
@@ -120,7 +131,7 @@ def _bounds(
     if boundaries is None or name in layout.bare:
         return rows[:0], rows[:0]
     if missing := [boundary for boundary in BOUNDARIES[name] if boundary not in boundaries]:
-        raise ValueError(
+        raise ContextError(
             f"the {name} rows stand between {' and '.join(BOUNDARIES[name])}, and {missing} are not among the boundary "
             f"embeddings {sorted(boundaries)}: give all of them, or None to go without any"
         )
@@ -137,8 +148,9 @@ def _drop_source_rows(parts: Mapping[str, Tensor], max_rows: int) -> dict[str, T
             warnings.warn(
                 f"the context has room for {len(kept[name])} of {len(parts[name])} {name} rows: the rest of the clip is not "
                 "seen by the denoiser; a smaller or shorter clip fits",
+                CutWarning,
                 stacklevel=3,
             )
     if (total := sum(len(rows) for rows in kept.values())) > max_rows:
-        raise ValueError(f"{total} text and vision rows for a context with room for {max_rows}: shorten the prompt")
+        raise ContextError(f"{total} text and vision rows for a context with room for {max_rows}: shorten the prompt")
     return kept

@@ -1,7 +1,7 @@
 """What a suite asks: prompts of the little world's held-out split, and whole-clip styles on real clips."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from zlib import crc32
 
@@ -10,7 +10,8 @@ import numpy as np
 from loomvideo.data.world.phrases import Writer
 from loomvideo.data.world.style_prompts import style_instruction
 from loomvideo.data.world.styles import STYLES, apply_style
-from loomvideo.data.world.tasks import PICTURE_TASKS, Sample, sample
+from loomvideo.data.world.tasks import Sample, sample
+from loomvideo.evaluation.answers import judge_answer, judge_caption
 from loomvideo.evaluation.judge import Verdict, judge, judge_style
 from loomvideo.media.clip import MediaError, probe, read_clip
 
@@ -25,14 +26,26 @@ WORLD_TASKS = {
     "i2v": "i2v",
     "style": "style_video",
     "style_image": "style_image",
+    "request": "rewrite",  # as people type them: short, messy, half of it left unsaid
+    "request_image": "rewrite",
+}
+# ... of those that are answered in words
+WORD_TASKS = {
+    "question": "question",
+    "question_image": "question",
+    "caption": "caption",
+    "caption_image": "caption",
 }
 REAL_STYLE = "style_real"
-TASKS = (*WORLD_TASKS, REAL_STYLE)
+TASKS = (*WORLD_TASKS, REAL_STYLE, *WORD_TASKS)
+ASKED = ("count", "colour", "shape", "where", "motion")  # kinds of questions; others are passed over
 EVALUATION = 0x45564131  # the namespace of these seeds; training draws from others
 NUM_OBJECTS = (1, 2, 1, 1, 3, 1, 2, 1, 2, 1)  # 60, 30 and 10 % of one, two and three, in any run of ten
 READABLE_TRIES = 20
 SIZE_MULTIPLE = 32
 CLIP_FPS = 8.0  # of real clips, as the little world's
+
+Result = np.ndarray | str  # uint8 frames (t, y, x, 3), or words
 
 
 class SuiteError(ValueError):
@@ -51,7 +64,8 @@ class Case:
     """One prompt with what belongs to it. ``seed`` is for the noise.
 
     Frames of it are uint8 (``num_frames``, ``height``, ``width``, 3); ``source`` (t, y, x, 3) and ``references`` (y, x, 3) too.
-    ``kind`` is the edit or style, for scores by kind; ``redrawn`` counts scenes passed over because their truth cannot be read.
+    ``kind`` is the edit, style or kind of question, for scores by kind; ``redrawn`` counts scenes passed over because their truth
+    cannot be read. A case whose ``answer`` is not None is answered in words.
     """
 
     task: str
@@ -67,9 +81,12 @@ class Case:
     references: tuple[np.ndarray, ...] = field(default=(), repr=False)
     sample: Sample | None = field(default=None, repr=False)  # the little world's truth; of a real clip there is none
     style: str | None = None
+    answer: str | None = None
 
-    def truth(self) -> np.ndarray:
+    def truth(self) -> Result:
         """What a perfect model would give."""
+        if self.answer is not None:
+            return self.answer
         if self.sample is not None:
             target = self.sample.target_frames()
         else:
@@ -77,12 +94,22 @@ class Case:
         assert target is not None
         return target
 
-    def judge(self, frames: np.ndarray) -> Verdict:
+    def judge(self, result: Result) -> Verdict:
+        if isinstance(result, str):
+            return self._judge_words(result)
         if self.sample is not None:
-            return judge(frames, self.sample)
+            return judge(result, self.sample)
         assert self.source is not None
         assert self.style is not None
-        return judge_style(frames, self.source, self.style)
+        return judge_style(result, self.source, self.style)
+
+    def _judge_words(self, said: str) -> Verdict:
+        assert self.answer is not None
+        assert self.sample is not None
+        if WORD_TASKS[self.task] == "question":
+            return judge_answer(said, self.answer)
+        assert self.sample.source_scene is not None
+        return judge_caption(said, self.sample.source_scene, still=self.num_frames == 1)
 
 
 def stream(task: str, seed: int, index: int) -> np.random.Generator:
@@ -97,11 +124,10 @@ def world_case(task: str, index: int, *, seed: int, size: Size) -> Case:
     orange) cannot score a model: the next one is drawn.
     """
     rng = stream(task, seed, index)
-    world_task = WORLD_TASKS[task]
-    num_frames = 1 if world_task in PICTURE_TASKS else size.num_frames
+    num_frames = 1 if task == "t2i" or task.endswith("_image") else size.num_frames
     for redrawn in range(READABLE_TRIES):
         drawn = sample(
-            world_task,
+            (WORLD_TASKS | WORD_TASKS)[task],
             rng,
             held_out=True,
             held_out_phrases=True,
@@ -110,10 +136,22 @@ def world_case(task: str, index: int, *, seed: int, size: Size) -> Case:
             num_frames=num_frames,
             num_objects=NUM_OBJECTS[index % len(NUM_OBJECTS)],
         )
-        target = drawn.target_frames()
-        if target is not None and judge(target, drawn).all_right:
-            return _case_of(drawn, task, index, redrawn, noise_seed=int(rng.integers(2**31)))
+        if drawn.asked in (None, *ASKED) and is_readable(shown := shown_by(drawn)):
+            case_of = drawn if task in WORD_TASKS else shown
+            return _case_of(case_of, task, index, redrawn, noise_seed=int(rng.integers(2**31)))
     raise SuiteError(f"{task} prompt {index} at {size}: none of {READABLE_TRIES} scenes can be read; use larger frames")
+
+
+def shown_by(drawn: Sample) -> Sample:
+    """The sample whose target is what a sample's words are about: of a question its source, of a request its scene."""
+    if drawn.source_scene is not None and drawn.answer is not None:
+        return replace(drawn, scene=drawn.source_scene, source_scene=None, answer=None)
+    return replace(drawn, answer=None)
+
+
+def is_readable(drawn: Sample) -> bool:
+    target = drawn.target_frames()
+    return target is not None and judge(target, drawn).all_right
 
 
 def _case_of(drawn: Sample, task: str, index: int, redrawn: int, *, noise_seed: int) -> Case:
@@ -125,12 +163,13 @@ def _case_of(drawn: Sample, task: str, index: int, redrawn: int, *, noise_seed: 
         height=drawn.height,
         width=drawn.width,
         num_frames=drawn.num_frames,
-        kind=drawn.style or (drawn.edit.kind if drawn.edit else ""),
+        kind=drawn.style or drawn.asked or (drawn.edit.kind if drawn.edit else ""),
         redrawn=redrawn,
         source=drawn.source_frames(),
         references=drawn.reference_pictures(),
         sample=drawn,
         style=drawn.style,
+        answer=drawn.answer,
     )
 
 
@@ -181,7 +220,7 @@ def real_case(clips: list[Path], index: int, *, seed: int, size: Size) -> Case:
 
 def cases(task: str, numbers: Iterable[int], *, seed: int, size: Size, media: Path | None) -> Iterator[Case]:
     """The cases of a task with these numbers; of real clips only as many as there are clips times styles."""
-    if task in WORLD_TASKS:
+    if task in WORLD_TASKS or task in WORD_TASKS:
         for index in numbers:
             yield world_case(task, index, seed=seed, size=size)
     elif task == REAL_STYLE and media is not None:

@@ -22,7 +22,7 @@ from loomvideo.evaluation.patterns import pattern_of
 
 UNCHANGED_PSNR = 25.0  # dB outside the changed objects (world sheet)
 STYLE_PSNR = 20.0  # dB from the formula's result
-NOT_REQUIRED = ("size",)
+NOT_REQUIRED = ("size", "told_motion")
 RIGHT_SIZE = 1.3  # factor about the told size; small, medium and large are 1.4 to 1.5 apart
 RESIZED = 1.2  # factor about the size after an edit by 1.5
 GROUND_CELLS = 8  # a ground given as a picture is compared on a grid of this side
@@ -33,7 +33,8 @@ WHOLE_GROUND = frozenset({"background", "camera"})
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """``facts`` holds what was judged: count, colour, shape, motion, size, pattern, background, camera, change, unchanged, style.
+    """``facts`` holds what was judged: count, colour, shape, motion, size, pattern, background, camera, change, unchanged, style;
+    of words answer, objects, nothing_else, told_motion.
 
     ``objects`` are the told objects' own facts in the scene's order, of which ``facts`` holds the conjunction. ``psnr`` in dB is that
     of the pixels an edit must leave, or that from a style's formula; None where there are none.

@@ -11,14 +11,12 @@ from statistics import median
 from time import monotonic
 from typing import Any, TextIO
 
-import numpy as np
-
 from loomvideo.data.world.styles import STYLES
-from loomvideo.evaluation.cases import REAL_STYLE, TASKS, Case, Size, SuiteError, cases, clips_in
+from loomvideo.evaluation.cases import REAL_STYLE, TASKS, Case, Result, Size, SuiteError, cases, clips_in
 from loomvideo.evaluation.judge import Verdict
 
-Generate = Callable[[Case], np.ndarray]  # uint8 (t, y, x, 3)
-OnResult = Callable[[Case, np.ndarray, Verdict], None]
+Generate = Callable[[Case], Result]
+OnResult = Callable[[Case, Result, Verdict], None]
 WILSON_Z = 1.959964  # 95 %
 
 
@@ -83,12 +81,12 @@ def evaluate(
             missing = [index for index in range(counts[task]) if (task, index) not in done]
             for case in cases(task, missing, seed=seed, size=size, media=media):
                 began = monotonic()
-                frames = generate(case)
+                result = generate(case)
                 seconds = monotonic() - began
-                verdict = case.judge(frames)
-                done[task, case.index] = keep(record_of(case, verdict, seconds))
+                verdict = case.judge(result)
+                done[task, case.index] = keep(record_of(case, result, verdict, seconds))
                 if on_result is not None:
-                    on_result(case, frames, verdict)
+                    on_result(case, result, verdict)
         results = [done[task, index] for task in tasks for index in range(counts[task])]
     return {
         "settings": told,
@@ -112,8 +110,9 @@ def _count(task: str, num_prompts: int, media: Path | None) -> int:
 # --- records
 
 
-def record_of(case: Case, verdict: Verdict, seconds: float) -> dict[str, Any]:
-    return {
+def record_of(case: Case, result: Result, verdict: Verdict, seconds: float) -> dict[str, Any]:
+    words = {"said": result, "answer": case.answer} if isinstance(result, str) else {}
+    return words | {
         "task": case.task,
         "index": case.index,
         "prompt": case.prompt,
@@ -221,12 +220,12 @@ def _of(rows: Sequence[Record], key: str, value: object) -> dict[str, Any]:
 
 def table(report: Mapping[str, Any]) -> str:
     """The report as lines of text: a task's score with its interval, then its facts."""
-    lines = [f"{'task':<13}{'all right':>18}{'95 %':>16}{'PSNR':>9}   facts"]
+    lines = [f"{'task':<15}{'all right':>18}{'95 %':>16}{'PSNR':>9}   facts"]
     for task, scores in report["tasks"].items():
         right, facts, psnr = scores["all_right"], scores["facts"], scores["psnr"]
         low, high = right["interval"]
         said = "  ".join(f"{name} {fact['right']}/{fact['total']}" for name, fact in facts.items())
         share = f"{right['right']}/{right['total']} = {right['share']:.1%}"
         decibels = f"{psnr['mean']:.1f} dB" if psnr else "-"
-        lines.append(f"{task:<13}{share:>18}{f'{low:.1%} - {high:.1%}':>16}{decibels:>9}   {said}")
+        lines.append(f"{task:<15}{share:>18}{f'{low:.1%} - {high:.1%}':>16}{decibels:>9}   {said}")
     return "\n".join(lines)

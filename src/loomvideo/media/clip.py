@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
 
 from loomvideo.media import pictures, video
-from loomvideo.media.frames import frames_to_read, whole_stride
+from loomvideo.media.frames import even_frames, frames_to_read, whole_stride
 from loomvideo.media.limits import MediaError, check_file
 from loomvideo.media.resize import cover_crop
 
@@ -26,6 +27,7 @@ __all__ = [
     "read_clip",
     "read_metadata",
     "read_picture",
+    "read_spread",
     "write_clip",
     "write_picture",
 ]
@@ -80,13 +82,26 @@ def read_clip(path: Path | str, *, fps: float, max_frames: int, size: tuple[int,
     if info.kind == "image":
         return Clip(cover_crop(pictures.read_picture(path)[None], height, width), fps)
     wanted = frames_to_read(info.fps, sys.maxsize, target_fps=fps, max_frames=max_frames)
-    if pictures.read_header(path):
-        shown = _hold(pictures.decode_animation(path), info.fps)
-        frames = _gather(shown, wanted, lambda frame: cover_crop(frame, height, width))
-    else:
-        shown = _hold(video.decode_frames(path), info.fps)
-        frames = _gather(shown, wanted, lambda frame: cover_crop(frame.to_rgb(), height, width))
-    return Clip(np.stack(frames), fps)
+    frames = _gather(_hold(_decoded(path), info.fps), wanted, lambda frame: cover_crop(frame(), height, width))
+    return Clip(np.stack(frames[: whole_stride(len(frames))]), fps)
+
+
+def read_spread(path: Path, num_frames: int) -> np.ndarray:
+    """uint8 (t, y, x, 3): frames spread evenly over all of a file, at its own size (``even_frames``).
+
+    A file whose header does not tell its length, or promises too much, is decoded twice.
+    """
+    info = probe(path)
+    if info.kind == "image":
+        return pictures.read_picture(path)[None].repeat(num_frames, axis=0)
+
+    def spread(whole: int) -> list[np.ndarray]:
+        numbered = ((place, frame) for place, (_, frame) in enumerate(_decoded(path), start=1))
+        wanted = even_frames(whole, num_frames)
+        return _gather(numbered, wanted, lambda frame: cover_crop(frame(), info.height, info.width))
+
+    frames = spread(info.num_frames) if info.num_frames else []
+    return np.stack(frames if len(frames) == num_frames else spread(sum(1 for _ in _decoded(path))))
 
 
 def read_picture(path: Path | str) -> np.ndarray:
@@ -180,10 +195,20 @@ def _hold(timed: Iterable[tuple[float | None, Frame]], fps: float) -> Iterator[t
         yield place + 1, shown
 
 
+def _decoded(path: Path) -> Iterator[tuple[float | None, Callable[[], np.ndarray]]]:
+    """Every frame of a video or animation: its second where there is a clock, and what makes uint8 (y, x, 3) of it."""
+    if pictures.read_header(path):
+        for seconds, picture in pictures.decode_animation(path):
+            yield seconds, partial(np.asarray, picture)
+    else:
+        for seconds, frame in video.decode_frames(path):
+            yield seconds, frame.to_rgb
+
+
 def _gather(
     held: Iterable[tuple[int, Frame]], wanted: list[int], to_array: Callable[[Frame], np.ndarray]
 ) -> list[np.ndarray]:
-    """The frames at the places ``wanted``, in order; where the clip is shorter, as many as it has, cut to 1 + 4n."""
+    """The frames at the places ``wanted``, in order; where the clip is shorter, as many as it has."""
     chosen: list[np.ndarray] = []
     for end, frame in held:
         count = sum(place < end for place in wanted[len(chosen) :])
@@ -191,7 +216,7 @@ def _gather(
             chosen += [to_array(frame)] * count
         if len(chosen) == len(wanted):
             break
-    return chosen[: whole_stride(len(chosen))]
+    return chosen
 
 
 def _comment(metadata: dict | None) -> str:

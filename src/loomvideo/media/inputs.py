@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from loomvideo.media.clip import Clip, MediaInfo, probe, read_clip
-from loomvideo.media.frames import frames_to_read
+from loomvideo.media.clip import Clip, MediaInfo, probe, read_clip, read_spread
+from loomvideo.media.frames import even_frames, frames_to_read
 from loomvideo.media.limits import MediaError, check_size
 from loomvideo.media.pictures import to_rgb
 from loomvideo.media.resize import cover_crop
@@ -54,6 +54,14 @@ def read_frames(media: Media, fps: float, max_frames: int, size: tuple[int, int]
         indices = frames_to_read(media.fps, len(media.frames), target_fps=fps, max_frames=max_frames)
         return cover_crop(media.frames[indices], *size)
     return cover_crop(media, *size)[None]
+
+
+def spread_frames(media: Media, num_frames: int) -> np.ndarray:
+    """uint8 (t, y, x, 3): frames spread evenly over all of a clip, at its own size (``even_frames``)."""
+    if isinstance(media, Path):
+        return read_spread(media, num_frames)
+    frames = media.frames if isinstance(media, Clip) else media[None]
+    return frames[even_frames(len(frames), num_frames)]
 
 
 def _stack(name: str, frames: list[Media]) -> np.ndarray:

@@ -8,7 +8,9 @@ from transformers import PreTrainedTokenizerBase
 
 from loomvideo.models.qwen import ChatInputs, Visual, gather_visuals
 
+SYSTEM_TURN = "<|im_start|>system\n{}<|im_end|>\n"
 TURN = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+END_OF_TURN = "<|im_end|>"
 PLACEHOLDER = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
 UNCONDITIONAL_PREFIX = "generate an image: "  # for every task: the published weights were sampled with it
 

@@ -363,7 +363,7 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 self.time_text_embed.guidance_embedder, torch.tensor([EMBEDDED_GUIDANCE], device=text.device)
             ),
             references=self._reference_tokens(references, markers),
-            rope=self._rope(positions, num_text=text.shape[1]),
+            rope=self._rope(positions, num_text=text.shape[1]).to(text.device),
         )
 
     def forward(self, latents: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
@@ -407,7 +407,7 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """Rotations (v + m, 1, k / 2): the visual tokens', and none for the text."""
         turned = rope_table(positions, self.config["rope_axes_dim"], self.config["rope_theta"])
         unturned = torch.ones(num_text, turned.shape[1], dtype=turned.dtype)
-        return torch.cat([turned, unturned]).unsqueeze(1).to(self.device)
+        return torch.cat([turned, unturned]).unsqueeze(1)
 
     def _grid(self, latent_shape: Sequence[int]) -> Sizes:
         """Tokens along time, rows and columns; ValueError where the patches do not fit."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  a pipeline finds out from it how to load this module
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 

@@ -4,7 +4,8 @@ b batch   m tokens   dm width of the language model   p patches   (t, h, w) patc
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -106,14 +107,23 @@ def query_features(mllm: PreTrainedModel, inputs: ChatInputs, queries: Tensor) -
     """
     base: Any = mllm.base_model
     text_model = base.language_model
-    layers, norm = text_model.layers, text_model.norm
     handle = text_model.register_forward_pre_hook(partial(_append_queries, queries), with_kwargs=True)
+    try:
+        with up_to_last_layer(text_model):
+            return base(**model_arguments(mllm, inputs), use_cache=False).last_hidden_state
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def up_to_last_layer(text_model: Any) -> Iterator[None]:
+    """A text model whose output is what its last layer would read: that layer and the norm are set aside meanwhile."""
+    layers, norm = text_model.layers, text_model.norm
     text_model.layers, text_model.norm = layers[:-1], torch.nn.Identity()
     try:
-        return base(**model_arguments(mllm, inputs), use_cache=False).last_hidden_state
+        yield
     finally:
         text_model.layers, text_model.norm = layers, norm
-        handle.remove()
 
 
 def _append_queries(

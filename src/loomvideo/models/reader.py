@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextIteratorStreamer
 
-from loomvideo.models.chat import Chat, tokenise
+from loomvideo.models.chat import END_OF_TURN, Chat, tokenise
 from loomvideo.models.qwen import model_arguments
 
 Kind = Literal["image", "video"]
@@ -61,6 +61,10 @@ class Reader(Protocol):
         """The ids of a text; of a special token its one id."""
         ...
 
+    def embeddings(self, text: str) -> Tensor:
+        """Rows (m, dm) of a text, before any layer: what a denoiser without a text encoder reads of its prompt."""
+        ...
+
 
 class QwenReader:
     """A Reader on a Qwen3VLForConditionalGeneration."""
@@ -87,6 +91,12 @@ class QwenReader:
     def token_ids(self, text: str) -> list[int]:
         """The ids of a text; of a special token its one id."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    @torch.no_grad()
+    def embeddings(self, text: str) -> Tensor:
+        """Token embeddings (m, dm) of a text and of the end of a turn, so that an empty one has a row, too."""
+        embedding: Any = self.mllm.get_input_embeddings()
+        return embedding(torch.tensor(self.token_ids(text + END_OF_TURN), device=embedding.weight.device))
 
     def _arguments(self, chat: Chat) -> dict[str, Tensor]:
         return model_arguments(self.mllm, tokenise(self.tokenizer, [chat]).to(torch.device(self.mllm.device)))
@@ -154,6 +164,12 @@ def marker_ids(tokenizer: PreTrainedTokenizerBase) -> dict[Kind, list[int]]:
     """Ids of the markers that a tokenizer has."""
     vocabulary = tokenizer.get_vocab()
     return {kind: [vocabulary[name] for name in names if name in vocabulary] for kind, names in MARKERS.items()}
+
+
+def marker(tokenizer: PreTrainedTokenizerBase, kind: Kind) -> str:
+    """The token of a kind that a tokenizer has, the released one first; nothing where it has none."""
+    vocabulary = tokenizer.get_vocab()
+    return next((name for name in MARKERS[kind] if name in vocabulary), "")
 
 
 def add_markers(tokenizer: PreTrainedTokenizerBase, mllm: PreTrainedModel) -> None:

@@ -11,6 +11,8 @@ from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
+from loomvideo.conditioning.context import CutWarning
+
 MAX_TOKENS = 512
 
 
@@ -27,6 +29,7 @@ def encode_texts(
         if len(row) > max_tokens:
             warnings.warn(
                 f"a text of {len(row)} tokens is cut to {max_tokens}: {text[:40]!r}... is longer than the text encoder reads",
+                CutWarning,
                 stacklevel=2,
             )
             row[max_tokens - 1 :] = row[-1:]  # the end of sequence stays

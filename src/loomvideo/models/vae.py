@@ -28,15 +28,21 @@ def latent_grid(vae: VAE, num_frames: int, height: int, width: int) -> tuple[int
 
 def encode(vae: VAE, pixels: Tensor, *, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:
     """Pixels (b, 3, t, y, x) in -1..1 -> normalised latents (b, c, *latent_grid): the posterior's mode, or a sample."""
-    encoded: Any = vae.encode(pixels.to(vae.device, vae.dtype))
+    encoded: Any = vae.encode(pixels.to(_device(vae), vae.dtype))
     posterior = encoded.latent_dist
     return normalise(vae, posterior.sample(generator) if sample else posterior.mode())
 
 
 def decode(vae: VAE, latents: Tensor) -> Tensor:
     """Normalised latents (b, c, f, y, x) -> float32 frames (b, t, y, x, 3) in 0..1."""
-    decoded: Any = vae.decode(denormalise(vae, latents).to(vae.device, vae.dtype))
+    decoded: Any = vae.decode(denormalise(vae, latents).to(_device(vae), vae.dtype))
     return (decoded.sample.float().clamp(-1, 1) / 2 + 0.5).permute(0, 2, 3, 4, 1)
+
+
+def _device(vae: VAE) -> torch.device:
+    """Where it computes; offloaded, it lies elsewhere until then."""
+    hook: Any = getattr(vae, "_hf_hook", None)
+    return vae.device if hook is None else hook.execution_device
 
 
 def normalise(vae: VAE, latents: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ Both take diffusers' configuration with prediction_type "flow_prediction" and us
 import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  a pipeline finds out from it how to load
 
 HIGHEST_LEVEL = 0.999  # of Wan's UniPC: the first of 1000 levels that end before pure noise
 

@@ -91,6 +91,7 @@ class ModelLimits:
     max_frames: int
     default_frames: int
     max_area: int
+    default_source_frames: int | None = None  # read of a source whose length is not said; None: as many as can be made
     default_height: int | None = None  # without a source or reference; None: square, of ``area``
     default_width: int | None = None
     size_multiple: int = 32
@@ -120,8 +121,9 @@ class ModelLimits:
         known = {one.name for one in fields(self)}
         if unknown := {name for values in self.task_defaults.values() for name in values} - known:
             raise ValueError(f"task_defaults={self.task_defaults}: {sorted(unknown)} are no fields of ModelLimits")
-        for name in ("max_frames", "default_frames"):
-            if (count := getattr(self, name)) < 1 or (count - 1) % self.frame_stride:
+        for name in ("max_frames", "default_frames", "default_source_frames"):
+            count = getattr(self, name)
+            if count is not None and (count < 1 or (count - 1) % self.frame_stride):
                 raise ValueError(f"{name}={count}: the VAE takes 1 + {self.frame_stride}*n frames, so use such a count")
         if self.frame_stride != FRAME_STRIDE:
             raise ValueError(f"frame_stride={self.frame_stride}: clips are read for a VAE of stride {FRAME_STRIDE}")
@@ -165,18 +167,20 @@ def plan(request: Request, limits: ModelLimits) -> Plan:
     """Decide everything. Raises RequestError for what was asked and MediaError for what is in a file."""
     _check_options(request, limits)
     task = _resolve_task(request, limits)
-    source = None if request.source is None else as_media("source", request.source, limits.fps)
-    references = [as_media(f"reference {i}", given, limits.fps) for i, given in enumerate(request.references, start=1)]
+    fps = limits.for_task(task, still=False).fps
+    source = None if request.source is None else as_media("source", request.source, fps)
+    references = [as_media(f"reference {i}", given, fps) for i, given in enumerate(request.references, start=1)]
     source_info = None if source is None else look(source)
     reference_infos = [_look_at_reference(i, media) for i, media in enumerate(references, start=1)]
 
     _check_shapes(source_info, reference_infos)
+    _check_mentions(request, source_info)
     still = _is_still(request, task, source_info)
     usual = limits.for_task(task, still=still)
     size = _choose_size(request, usual, source_info or next(iter(reference_infos), None), even=not still)
     asked_frames = 1 if still else request.num_frames
     num_frames = _frames_to_generate(asked_frames, usual, has_source=source is not None)
-    pixels = None if source is None else _read_source(source, size, num_frames, limits)
+    pixels = None if source is None else _read_source(source, size, num_frames, usual)
     num_frames = num_frames if pixels is None else len(pixels)
     output_frames = min(asked_frames or num_frames, num_frames)
     usual = limits.for_task(task, still=num_frames == 1)
@@ -194,7 +198,7 @@ def plan(request: Request, limits: ModelLimits) -> Plan:
         output_height=size.output_height,
         output_width=size.output_width,
         output_frames=output_frames,
-        fps=float(_given(request.fps, limits.fps)),
+        fps=float(_given(request.fps, usual.fps)),
         source=pixels,
         whole_source=_read_whole(source, limits) if source is not None and num_frames > 1 else None,
         references=tuple(
@@ -208,8 +212,8 @@ def plan(request: Request, limits: ModelLimits) -> Plan:
         think=request.think,
         notes=(
             *size.notes,
-            *_length_notes(request, limits, num_frames, output_frames, source_info),
-            *_rate_notes(request, limits, output_frames),
+            *_length_notes(request, usual, num_frames, output_frames, source_info),
+            *_rate_notes(request, usual, output_frames),
         ),
     )
 
@@ -294,14 +298,6 @@ def _check_references(request: Request, limits: ModelLimits) -> None:
         raise RequestError(
             f"{count} references: this model takes at most {limits.max_references}, so leave {count - limits.max_references} out"
         )
-    # Plain "Image 3" may be a subject where there is no reference, "@Image 3" never is.
-    pattern = r"@?\bImage ?(\d+)" if count else r"@Image ?(\d+)"
-    for mention in re.finditer(pattern, request.prompt):
-        if not 1 <= int(mention[1]) <= count:
-            raise RequestError(
-                f"the prompt names {mention[0]} and {count} reference{'s are' if count != 1 else ' is'} given: give the "
-                "picture as a reference, or name another (the first is Image 1)"
-            )
 
 
 def _resolve_task(request: Request, limits: ModelLimits) -> Task:
@@ -377,6 +373,20 @@ def _check_shapes(source: MediaInfo | None, references: Sequence[MediaInfo]) -> 
             )
 
 
+def _check_mentions(request: Request, source: MediaInfo | None) -> None:
+    """A picture that is edited stands behind the references and may be named by its number, too."""
+    count = len(request.references)
+    pictures = count + (source is not None and source.kind == "image")
+    # Plain "Image 3" may be a subject where there is no reference, "@Image 3" never is.
+    pattern = r"@?\bImage ?(\d+)" if count else r"@Image ?(\d+)"
+    for mention in re.finditer(pattern, request.prompt):
+        if not 1 <= int(mention[1]) <= pictures:
+            raise RequestError(
+                f"the prompt names {mention[0]} and {count} reference{'s are' if count != 1 else ' is'} given: give the "
+                "picture as a reference, or name another (the first is Image 1)"
+            )
+
+
 def _is_still(request: Request, task: Task, source: MediaInfo | None) -> bool:
     if source and source.kind == "image" and request.num_frames not in (None, 1):
         raise RequestError(
@@ -385,7 +395,9 @@ def _is_still(request: Request, task: Task, source: MediaInfo | None) -> bool:
         )
     still = request.num_frames == 1 or task is Task.TEXT_TO_IMAGE or (source is not None and source.kind == "image")
     if still and task in (Task.CLONE, Task.CAMERA_CLONE):
-        raise RequestError(f"task={task}: motion is taken from a clip, so give one as source and ask for several frames")
+        raise RequestError(
+            f"task={task}: motion is taken from a clip, so give one as source and ask for several frames"
+        )
     return still
 
 
@@ -478,7 +490,7 @@ def _up(value: int, multiple: int) -> int:
 def _frames_to_generate(asked: int | None, limits: ModelLimits, *, has_source: bool) -> int:
     """1 + 4n; of a source as many are read, where it has them."""
     if asked is None:
-        return limits.max_frames if has_source else limits.default_frames
+        return (limits.default_source_frames or limits.max_frames) if has_source else limits.default_frames
     return 1 + _up(asked - 1, limits.frame_stride)
 
 
@@ -518,10 +530,9 @@ def _length_notes(
         ]
     if source and source.kind == "video" and request.num_frames is None:
         whole = source.num_frames / source.fps
-        if num_frames == limits.max_frames and whole > seconds:
-            return [
-                f"the first {seconds:.1f} s of the source's {whole:.1f} s are edited: {num_frames} frames are the most"
-            ]
+        if num_frames == _frames_to_generate(None, limits, has_source=True) and whole > seconds:
+            most = "are the most" if num_frames == limits.max_frames else "unless num_frames says more"
+            return [f"the first {seconds:.1f} s of the source's {whole:.1f} s are edited: {num_frames} frames {most}"]
         return [f"{num_frames} frames at {limits.fps:g} fps, as long as the source"]
     if output_frames < num_frames:
         stride = limits.frame_stride

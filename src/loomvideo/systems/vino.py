@@ -7,6 +7,7 @@ makes the denoiser's text tokens, another the markers between which every refere
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,25 +20,22 @@ from loomvideo.models import vino_chat
 from loomvideo.models.chat import Chat, tokenise
 from loomvideo.models.connector import QueryConnector
 from loomvideo.models.hunyuan import VinoTransformer3DModel
-from loomvideo.models.qwen import PixelBudget, Visual, query_features
+from loomvideo.models.qwen import PixelBudget, Visual, query_features, set_rotary_tables
 from loomvideo.models.vae import VAE, encode, to_pixels
-from loomvideo.models.vino_chat import NEGATIVE_PROMPT_IMAGE, NEGATIVE_PROMPT_VIDEO
 from loomvideo.sampling import sampler
+from loomvideo.sampling.euler import ShiftedEulerScheduler
+from loomvideo.systems import thinking as thought
+from loomvideo.systems.pipeline import VideoPipeline
+from loomvideo.systems.request import Plan, Task
+from loomvideo.systems.thinking import THINKING
 
-
-@dataclass(frozen=True)
-class Defaults:
-    """How published weights are sampled; it depends on how many frames are made (fact sheet 5)."""
-
-    shift: float
-    guidance_scale: float
-    negative_prompt: str
-    guidance_scale_image: float = 1.0
-    num_inference_steps: int = 50
-
-
-ONE_FRAME = Defaults(5.0, 5.0, NEGATIVE_PROMPT_IMAGE)
-SEVERAL_FRAMES = Defaults(7.0, 7.0, NEGATIVE_PROMPT_VIDEO)
+# What a reference is for, where the task says it and the prompt names no picture: the denoiser is told by words alone
+# (fact sheet 6.5).
+ROLES = {
+    Task.IMAGE_TO_VIDEO: "Use Image 1 as the first frame. ",
+    Task.CLONE: "The subject of Image 1 follows the motion and expression of Video 1. ",
+    Task.CAMERA_CLONE: "The camera moves through the scene of Image 1 as in Video 1. ",
+}
 
 
 @dataclass(frozen=True)
@@ -56,15 +54,124 @@ class Reading:
     markers: Tensor  # (1, references, 2, d)
 
 
+class VinoPipeline(VideoPipeline):
+    """The published system on diffusers' and transformers' parts.
+
+    Besides what every system's `model_index.json` holds, this one's says `shift_image` and `shift_video`, the shifts of
+    the schedule for one frame and for several; `first_budgets`, the pixels ({"image": ..., "video": ...}, each the
+    fields of models.qwen.PixelBudget) to which every visual is resized before the language model's own resizing, None
+    where there is one resizing; and `generate_system` and `caption_system`, what the system turn says where something is
+    made and in think mode, None for no such turn.
+    """
+
+    system: ClassVar[str] = "vino"
+    model_cpu_offload_seq = "mllm->connector->transformer->vae"
+
+    def __init__(
+        self,
+        transformer: VinoTransformer3DModel,
+        connector: QueryConnector,
+        mllm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        vae: VAE,
+        scheduler: ShiftedEulerScheduler,
+        limits: dict[str, Any] | None = None,
+        frame_rule: dict[str, int] | None = None,
+        pixel_budgets: dict[str, dict[str, int]] | None = None,
+        shift_image: float = 5.0,
+        shift_video: float = 7.0,
+        first_budgets: dict[str, dict[str, int]] | None = None,
+        generate_system: str | None = vino_chat.GENERATE,
+        caption_system: str | None = None,
+        thinking: str = THINKING,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            transformer=transformer, connector=connector, mllm=mllm, tokenizer=tokenizer, vae=vae, scheduler=scheduler
+        )
+        self._configure(
+            limits,
+            frame_rule,
+            pixel_budgets,
+            thinking,
+            shift_image=shift_image,
+            shift_video=shift_video,
+            first_budgets=first_budgets,
+            generate_system=generate_system,
+            caption_system=caption_system,
+        )
+        self.first_budgets = (
+            None if first_budgets is None else {kind: PixelBudget(**first_budgets[kind]) for kind in first_budgets}
+        )
+
+    def condition(
+        self, plan: Plan, latent_shape: Sequence[int], *, posterior: torch.Generator | None, batch_branches: bool
+    ) -> tuple[list[sampler.Branch], list[float]]:
+        """The branches' velocity functions and the scales between them; see VideoPipeline.condition."""
+        self.scheduler.set_shift(self.config["shift_video" if plan.num_frames > 1 else "shift_image"])
+        set_rotary_tables(self.mllm, rounded=False)
+        pictures, clip = references_of(plan)
+        branches, scales = guidance_branches(
+            self.visuals(plan),
+            encode_references(self.vae, pictures, clip, posterior),
+            prompt=with_role(plan.task, plan.prompt),
+            negative_prompt=plan.negative_prompt,
+            guidance_scale=plan.guidance_scale,
+            guidance_scale_image=plan.guidance_scale_visual,
+            has_base=len(pictures) > len(plan.references) > 0,
+            system=self.config["generate_system"],
+        )
+        readings = [self.read(branch.chat) for branch in branches]
+        return denoisers(self.transformer, branches, readings, latent_shape, batch_branches=batch_branches), scales
+
+    def visuals(self, plan: Plan) -> list[Visual]:
+        """What the language model sees: the pictures, one that is edited last, or the clip that is edited behind them."""
+        if self.first_budgets is None:
+            return super().visuals(plan)
+        pictures, clip = references_of(plan)
+        frames = self.limits.whole_source_frames or vino_chat.FRAMES
+        seen = clip if plan.whole_source is None else plan.whole_source
+        return show(pictures, seen, self.pixel_budgets, frames, self.first_budgets)
+
+    def read(self, chat: Chat) -> Reading:
+        """The denoiser's text tokens and markers of a chat."""
+        for model in (self.mllm, self.connector):
+            if hasattr(model, "_hf_hook"):  # offloaded: fetched by hand, for its own forward is not the way in
+                model._hf_hook.pre_forward(model)
+        return read(self.mllm, self.tokenizer, self.connector, chat, self._execution_device)
+
+    def thinking_chat(self, plan: Plan) -> Chat:
+        """The request as the language model is asked to answer it in think mode (fact sheet 6.6)."""
+        system = self.config["caption_system"]
+        if system is None:
+            return super().thinking_chat(plan)
+        return vino_chat.vino_chat(self.visuals(plan), thought.question(self.config["thinking"], plan.prompt), system)
+
+
+def with_role(task: Task, prompt: str) -> str:
+    """The prompt, behind a sentence that says what the task's reference is for where the prompt names no picture."""
+    return prompt if thought.mentions(prompt) else ROLES.get(task, "") + prompt
+
+
+def references_of(plan: Plan) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """The pictures uint8 (y, x, 3) and the clip (t, y, x, 3) that stand before the target; an edited picture is the last."""
+    if plan.source is None or len(plan.source) > 1:
+        return list(plan.references), plan.source
+    return [*plan.references, plan.source[0]], None
+
+
 def show(
     pictures: Sequence[np.ndarray],
     clip: np.ndarray | None,
     budgets: dict[str, PixelBudget],
     num_frames: int = vino_chat.FRAMES,
+    first_budgets: dict[str, PixelBudget] = vino_chat.FIRST_BUDGETS,
 ) -> list[Visual]:
     """What the language model sees: pictures uint8 (y, x, 3), then frames spread over the whole clip (t, y, x, 3)."""
-    visuals = [vino_chat.picture(pixels, budgets["image"]) for pixels in pictures]
-    return visuals if clip is None else [*visuals, vino_chat.video(clip, budgets["video"], num_frames)]
+    visuals = [vino_chat.picture(pixels, budgets["image"], first_budgets["image"]) for pixels in pictures]
+    if clip is None:
+        return visuals
+    return [*visuals, vino_chat.video(clip, budgets["video"], num_frames, first_budgets["video"])]
 
 
 def encode_references(
@@ -88,18 +195,19 @@ def guidance_branches(
     guidance_scale: float,
     guidance_scale_image: float,
     has_base: bool = False,
+    system: str | None = vino_chat.GENERATE,
 ) -> tuple[list[GuidanceBranch], list[float]]:
     """Branches from least to most conditioned and the scales between them (fact sheet 5).
 
     They are told the negative prompt and shown no pictures, the negative prompt, and the prompt. `has_base` says that
     the last picture is to be edited: it stays, as the video does, where the others are not shown. The first branch is
-    left out where it would be the second.
+    left out where it would be the second. `system` is what the system turn says to all, None for no such turn.
     """
-    full = GuidanceBranch(vino_chat.vino_chat(visuals, prompt), tuple(references))
-    negative = GuidanceBranch(vino_chat.vino_chat(visuals, negative_prompt), tuple(references))
+    full = GuidanceBranch(vino_chat.vino_chat(visuals, prompt, system), tuple(references))
+    negative = GuidanceBranch(vino_chat.vino_chat(visuals, negative_prompt, system), tuple(references))
     kept = _edited(visuals, has_base)
     if guidance_scale_image > 1 and len(kept) < len(visuals):
-        chat = vino_chat.vino_chat([visuals[i] for i in kept], negative_prompt)
+        chat = vino_chat.vino_chat([visuals[i] for i in kept], negative_prompt, system)
         reduced = GuidanceBranch(chat, tuple(references[i] for i in kept))
         return [reduced, negative, full], [guidance_scale_image, guidance_scale]
     return ([negative, full], [guidance_scale]) if guidance_scale > 1 else ([full], [])

@@ -1,4 +1,4 @@
-"""Latents and language-model features of world samples, computed once into shards that the denoiser trains from.
+"""World samples as denoisers are trained from them, prepared once into shards: latents, and what the system's chats need.
 
 The VAE's encoder costs some ten times what the denoiser's step on the same clip costs, so one process fills a folder
 with shards while another trains from all that are there.
@@ -6,157 +6,64 @@ with shards while another trains from all that are there.
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from loomvideo.data.world.phrases import Writer
+from loomvideo.data.world.scene import Scene
 from loomvideo.data.world.tasks import Sample, sample
-from loomvideo.data.world.words import caption
 from loomvideo.models import vae as pixels
-from loomvideo.models.chat import Chat, full_chat, tokenise, unconditional_chat, visual_chat
-from loomvideo.models.qwen import layer_features
-from loomvideo.systems.loomvideo import PREFIXES
-from loomvideo.systems.request import Task
-from loomvideo.training.mllm import visuals_of
+from loomvideo.systems.thinking import combine
+from loomvideo.training.mllm import outcome
+from loomvideo.training.recipe import Prepared, Recipe
 from loomvideo.training.run import fast_arithmetic
 
 BATCH = 16
-TASKS = {
-    "t2i": Task.TEXT_TO_IMAGE,
-    "t2v": Task.TEXT_TO_VIDEO,
-    "edit_image": Task.EDIT,
-    "edit_video": Task.EDIT,
-    "style_image": Task.EDIT,
-    "style_video": Task.EDIT,
-    "guided_edit": Task.GUIDED_EDIT,
-    "mi2v": Task.MULTI_IMAGE_TO_VIDEO,
-}
-# One prepared sample: "task", "target" (c, f, y, x), "source" the same or absent, "references" a list of (c, 1, y, x),
-# "full" and "visual" (blocks, m, dm); all float16. "visual" is absent where nothing is seen.
-Prepared = dict[str, Any]
-
-
-class Sizes(TypedDict, total=False):
-    """What a task's samples are drawn with; the world's own sizes where it says nothing."""
-
-    num_frames: int
-    height: int
-    width: int
+THOUGHT_SHARE = 0.15
 
 
 @torch.no_grad()
-def prepare(
-    drawn: Sequence[Sample],
-    vae: AutoencoderKLWan,
-    mllm: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-) -> list[Prepared]:
-    """Features of samples that share task, size and length."""
-    visuals = [visuals_of(one) for one in drawn]
-    moving = drawn[0].num_frames > 1
-    prefix = PREFIXES[TASKS[drawn[0].task]][moving]
-    full = _layers(
-        mllm, tokenizer, [full_chat(seen, prefix + one.prompt) for seen, one in zip(visuals, drawn, strict=True)]
-    )
-    visual = _layers(mllm, tokenizer, [visual_chat(seen) for seen in visuals]) if visuals[0] else None
-    targets = _encode(vae, [clip for one in drawn if (clip := one.target_frames()) is not None])
-    clips = [clip for one in drawn if (clip := one.source_frames()) is not None]
-    sources = _encode(vae, clips) if clips else None
-    prepared: list[Prepared] = []
-    for row, (one, target) in enumerate(zip(drawn, targets, strict=True)):
-        item: Prepared = {"task": one.task, "target": target, "full": full[row]}
-        item["references"] = (
-            list(_encode(vae, [picture[None] for picture in one.reference_pictures()])) if one.reference_scenes else []
-        )
-        if visual is not None:
-            item["visual"] = visual[row]
-        if sources is not None:
-            item["source"] = sources[row]
-        prepared.append(item)
-    return prepared
+def encode(vae: AutoencoderKLWan, clips: Sequence[np.ndarray]) -> Tensor:
+    """Clips uint8 (t, y, x, 3) of one shape to normalised latents (b, c, f, y, x), float16."""
+    return pixels.encode(vae, torch.cat([pixels.to_pixels(clip) for clip in clips])).half().cpu()
 
 
-@torch.no_grad()
-def described(
-    drawn: Sequence[Sample],
-    prepared: Sequence[Prepared],
-    mllm: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rng: np.random.Generator,
-) -> list[Prepared]:
-    """Edits' sources and targets as samples of text-to-image or -video: the latents are there already."""
-    still = drawn[0].num_frames == 1
-    task = "t2i" if still else "t2v"
-    writer = Writer(rng)
-    chats, latents = [], []
-    for one, item in zip(drawn, prepared, strict=True):
-        for scene, name in ((one.source_scene, "source"), (one.scene, "target")):
-            if scene is not None and scene.objects:
-                text = caption(writer, scene, still=still).text
-                chats.append(full_chat([], PREFIXES[TASKS[task]][not still] + text))
-                latents.append(item[name])
-    layers = _layers(mllm, tokenizer, chats)
+def said_as_thought(drawn: Sample, rng: np.random.Generator) -> Sample:
+    """Some samples' prompts as think mode leaves them, so that denoisers know the form."""
+    if drawn.scene is None or drawn.style is not None or drawn.reference_scenes or rng.random() >= THOUGHT_SHARE:
+        return drawn
+    answer = outcome(drawn.scene, still=drawn.num_frames == 1)
+    return replace(drawn, prompt=combine(drawn.prompt, answer, edits=drawn.source_scene is not None))
+
+
+def shown_scenes(drawn: Sequence[Sample], latents: Sequence[dict[str, Tensor]]) -> list[tuple[Scene, Tensor]]:
+    """The scenes with objects that the "source" and "target" latents of samples show, to be described in words."""
     return [
-        {"task": task, "target": target, "full": full, "references": []}
-        for target, full in zip(latents, layers, strict=True)
+        (scene, given[name])
+        for one, given in zip(drawn, latents, strict=True)
+        for scene, name in ((one.source_scene, "source"), (one.scene, "target"))
+        if name in given and scene is not None and scene.objects
     ]
 
 
-def _encode(vae: AutoencoderKLWan, clips: Sequence[np.ndarray]) -> Tensor:
-    batch = torch.cat([pixels.to_pixels(clip) for clip in clips])
-    return pixels.encode(vae, batch).half().cpu()
-
-
-def _layers(mllm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> list[Tensor]:
-    """The layers (blocks, m, dm) of every chat, without its padding."""
-    inputs = tokenise(tokenizer, chats)
-    lengths = (
-        [inputs.input_ids.shape[1]] * len(chats)
-        if inputs.attention_mask is None
-        else inputs.attention_mask.sum(1).tolist()
-    )
-    layers = torch.stack(layer_features(mllm, inputs.to(mllm.device)), dim=1).half().cpu()  # (b, blocks, m, dm)
-    return [layers[row, :, :length].clone() for row, length in enumerate(lengths)]
-
-
-@torch.no_grad()
-def unconditional_layers(mllm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, negative_prompt: str) -> Tensor:
-    """What the unconditional branch reads (blocks, m, dm), which dropped conditions train."""
-    return _layers(mllm, tokenizer, [unconditional_chat(negative_prompt)])[0]
-
-
-def fill(
-    folder: Path,
-    mixture: Sequence[tuple[str, Sizes, float]],
-    vae: AutoencoderKLWan,
-    mllm: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    seed: int,
-    shard_batches: int = 24,
-) -> Iterator[Path]:
+def fill(folder: Path, recipe: Recipe, device: torch.device, *, seed: int, shard_batches: int = 24) -> Iterator[Path]:
     """Write shard after shard into ``folder``, without end; every batch is of one task, drawn by the mixture's shares."""
     folder.mkdir(parents=True, exist_ok=True)
-    shares = np.array([share for _, _, share in mixture])
+    shares = np.array([share for _, _, share in recipe.mixture])
     number = len(list(folder.glob("*.pt")))
     while True:
         rng = np.random.default_rng([seed, number, 3])
         items: list[Prepared] = []
         for _ in range(shard_batches):
-            task, sizes, _ = mixture[int(rng.choice(len(mixture), p=shares / shares.sum()))]
-            batch = [sample(task, rng, **sizes) for _ in range(BATCH)]
-            with fast_arithmetic(mllm.device):
+            task, sizes, _ = recipe.mixture[int(rng.choice(len(shares), p=shares / shares.sum()))]
+            batch = [said_as_thought(sample(task, rng, **sizes), rng) for _ in range(BATCH)]
+            with fast_arithmetic(device):
                 for same in _same_layout(batch):
-                    prepared = prepare(same, vae, mllm, tokenizer)
-                    items += prepared
-                    if task.startswith("edit"):
-                        items += described(same, prepared, mllm, tokenizer, rng)
+                    items += recipe.prepare(same, rng)
         path = folder / f"{seed:03d}-{number:06d}.pt"
         torch.save(items, path.with_suffix(".writing"))
         os.replace(path.with_suffix(".writing"), path)

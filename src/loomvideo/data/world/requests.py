@@ -72,8 +72,8 @@ def _untidy(writer: Writer, text: str) -> str:
     return writer.choose(ways)
 
 
-def request(writer: Writer, scene: Scene, *, still: bool) -> tuple[str, Scene]:
-    """A short or messy request and the scene it stands for, defaults filled in."""
+def request(writer: Writer, scene: Scene, *, still: bool) -> tuple[str, Scene, frozenset[str]]:
+    """A short or messy request, the scene it stands for, defaults filled in, and the facts that it tells of it."""
     if writer.chance(0.4):
         said = caption(writer, scene, still=still)
         text, told = said.text, said.told
@@ -81,4 +81,4 @@ def request(writer: Writer, scene: Scene, *, still: bool) -> tuple[str, Scene]:
         text, told = _short_request(writer, scene, still=still)
     if writer.chance(0.4):
         text = writer.pick(REQUEST_OPENINGS, text=text)
-    return _untidy(writer, text) if writer.chance(0.15) else text, filled_in(scene, told)
+    return _untidy(writer, text) if writer.chance(0.15) else text, filled_in(scene, told), told

@@ -35,8 +35,8 @@ class Sample:
 
     ``scene`` is the truth of the target; of a style it is the source's scene, and ``style`` names the formula that the target is.
     ``told`` names the facts that the prompt tells besides shapes, colours and motions: ``background``, ``camera``, ``sizes``.
-    Of understanding tasks (``caption``, ``question``) there is no target but an ``answer``, and of ``rewrite`` only text, whose
-    ``scene`` says what is told and not where.
+    Of understanding tasks (``caption``, ``question``) there is no target but an ``answer``, and ``asked`` is the kind of question;
+    of ``rewrite`` only text, whose ``scene`` says what is told and not where.
     """
 
     task: str
@@ -51,6 +51,7 @@ class Sample:
     edit: Edit | None = None
     style: str | None = None
     answer: str | None = None
+    asked: str | None = None
     told: frozenset[str] = frozenset()
 
     def _render(self, scene: Scene, num_frames: int) -> np.ndarray:
@@ -191,12 +192,12 @@ def _question(draw: Draw) -> dict[str, Any]:
     kind = draw.kind(questions.SHARES, without=questions.OF_CLIPS if draw.still else ())
     while (asked := questions.ask(draw.writer, scene := draw.scene(), kind)) is None:
         pass
-    return {"source_scene": scene, "prompt": asked[0], "answer": asked[1]}
+    return {"source_scene": scene, "prompt": asked[0], "answer": asked[1], "asked": kind}
 
 
 def _rewrite(draw: Draw) -> dict[str, Any]:
-    text, scene = request(draw.writer, draw.scene(), still=draw.still)
-    return {"scene": scene, "prompt": text, "answer": canonical_caption(scene, still=draw.still)}
+    text, scene, told = request(draw.writer, draw.scene(), still=draw.still)
+    return {"scene": scene, "prompt": text, "answer": canonical_caption(scene, still=draw.still), "told": told}
 
 
 _MAKERS: dict[str, Callable[[Draw], dict[str, Any]]] = {

@@ -1,0 +1,277 @@
+"""LoomVideo's part in the training: layers of the language model for every chat, flow matching, condition dropout."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import UniPCMultistepScheduler
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from loomvideo.data.world.phrases import Writer
+from loomvideo.data.world.tasks import Sample
+from loomvideo.data.world.words import caption
+from loomvideo.models.chat import Chat, full_chat, tokenise, unconditional_chat, visual_chat
+from loomvideo.models.qwen import layer_features
+from loomvideo.models.wan import LoomVideoTransformer3DModel
+from loomvideo.systems.loomvideo import PREFIXES, LoomVideoPipeline
+from loomvideo.systems.request import Task
+from loomvideo.training import objective
+from loomvideo.training.features import encode, shown_scenes
+from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET, visuals_of
+from loomvideo.training.objective import Group, dynamic_shift, sample_time
+from loomvideo.training.recipe import Mixture, Prepared, Readers, Sizes, Stage
+
+TASKS = {
+    "t2i": Task.TEXT_TO_IMAGE,
+    "t2v": Task.TEXT_TO_VIDEO,
+    "edit_image": Task.EDIT,
+    "edit_video": Task.EDIT,
+    "style_image": Task.EDIT,
+    "style_video": Task.EDIT,
+    "guided_edit": Task.GUIDED_EDIT,
+    "mi2v": Task.MULTI_IMAGE_TO_VIDEO,
+}
+ALL_DROPOUT, TEXT_DROPOUT = 0.1, 0.1
+BASE_SHIFT = 2.0  # of 64 tokens; more for more, as in the published training
+FLOW_SHIFT = 3.0
+TOKENS_A_BATCH = {"cpu": 768, "cuda": 24_576}  # of the denoiser: 768 are 48 pictures or 9 clips of 128 x 128 x 17
+LIMITS = {
+    "fps": 8.0,
+    "area": 128 * 128,
+    "max_area": 256 * 448,
+    "max_frames": 17,
+    "default_frames": 17,
+    "num_inference_steps": 25,
+    "guidance_scale": 4.0,
+    "guidance_scale_edit": 2.5,
+    "guidance_scale_visual": 1.5,
+}
+# A clip costs twenty times what a picture costs, and an edit's source and target serve as samples of text-to-video, too.
+_PICTURE: Sizes = {"num_frames": 1}
+_CLIP: Sizes = {"num_frames": 17}
+_SHORT: Sizes = {"num_frames": 9}
+_WIDE: Sizes = {"num_frames": 17, "height": 96, "width": 160}
+_TALL: Sizes = {"num_frames": 17, "height": 160, "width": 96}
+MIXTURE: Mixture = (
+    ("t2i", _PICTURE, 0.34),
+    ("edit_image", _PICTURE, 0.28),
+    ("style_image", _PICTURE, 0.06),
+    ("guided_edit", _PICTURE, 0.08),
+    ("mi2v", _PICTURE, 0.05),
+    ("t2v", _CLIP, 0.03),
+    ("t2v", _SHORT, 0.02),
+    ("t2v", _WIDE, 0.005),
+    ("t2v", _TALL, 0.005),
+    ("edit_video", _CLIP, 0.055),
+    ("edit_video", _SHORT, 0.02),
+    ("style_video", _CLIP, 0.01),
+    ("style_video", _WIDE, 0.01),
+    ("guided_edit", _CLIP, 0.02),
+    ("mi2v", _CLIP, 0.02),
+)
+STAGES = (
+    Stage(until=0.6, shares={"picture": 0.9, "clip": 0.1}),
+    Stage(until=1.0, shares={"picture": 0.5, "clip": 0.5}),
+)
+
+
+class LoomVideoRecipe:
+    """Besides what all have, a prepared sample has "source" latents where there is one, and "full" and "visual", the
+    layers (blocks, m, dm) of its two chats; "visual" is absent where nothing is seen."""
+
+    mixture = MIXTURE
+    tokens_a_batch = TOKENS_A_BATCH
+    shared = ("vae", "mllm", "scheduler")
+
+    def __init__(self, readers: Readers) -> None:
+        self.readers = readers
+        self.unconditional = unconditional_layers(readers.mllm, readers.tokenizer, LIMITS.get("negative_prompt", ""))
+
+    def prepare(self, drawn: Sequence[Sample], rng: np.random.Generator) -> list[Prepared]:
+        prepared = prepare(drawn, self.readers)
+        if drawn[0].task.startswith("edit"):
+            prepared += described(drawn, prepared, self.readers, rng)
+        return prepared
+
+    def kind(self, item: Prepared) -> str:
+        return "clip" if item["target"].shape[1] > 1 else "picture"
+
+    def num_tokens(self, item: Prepared) -> int:
+        return sum(latents[0].numel() // 4 for latents in (item["target"], *item["references"]))
+
+    def stages(self, start: Path | None) -> Sequence[Stage]:
+        return STAGES
+
+    def build(self, start: Path | None) -> LoomVideoTransformer3DModel:
+        if start is not None:
+            return LoomVideoTransformer3DModel.from_pretrained(start / "loomvideo" / "transformer").float().train()
+        return build_denoiser()
+
+    def batch(self, items: Sequence[Prepared], rng: np.random.Generator, device: torch.device) -> Group:
+        return make_group(items, self.unconditional, rng, device)
+
+    def squared_errors(self, model: LoomVideoTransformer3DModel, batch: Group) -> Tensor:
+        return objective.squared_errors(model, batch)
+
+    def save(self, model: LoomVideoTransformer3DModel, folder: Path) -> None:
+        model.save_pretrained(folder / "transformer")
+
+    def pipeline(self, trained: Path) -> LoomVideoPipeline:
+        return LoomVideoPipeline(
+            transformer=LoomVideoTransformer3DModel.from_pretrained(trained / "transformer"),
+            mllm=self.readers.mllm,
+            tokenizer=self.readers.tokenizer,
+            vae=self.readers.vae,
+            scheduler=UniPCMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT
+            ),
+            limits=LIMITS,
+            thinking="{prompt}",  # it was taught to answer a request with what is to be seen
+            frame_rule=vars(FRAME_RULE),
+            pixel_budgets={"image": vars(IMAGE_BUDGET), "video": vars(VIDEO_BUDGET)},
+        )
+
+    def byte_matrices(self, pipeline: LoomVideoPipeline) -> list[nn.Parameter]:
+        """The matrices of the feed-forwards."""
+        ffn = [module for name, module in pipeline.transformer.named_modules() if name.endswith(".ffn")]
+        return [parameter for parameter in nn.ModuleList(ffn).parameters() if parameter.ndim == 2]
+
+
+def build_denoiser() -> LoomVideoTransformer3DModel:
+    model = LoomVideoTransformer3DModel(
+        num_attention_heads=7,
+        attention_head_dim=32,
+        in_channels=48,
+        out_channels=48,
+        text_dim=8,  # of the published, unused text embedder
+        freq_dim=256,
+        ffn_dim=672,
+        num_layers=6,
+        mllm_dim=192,
+    )
+    # projector and source start at zero to leave a trained denoiser undisturbed; there is none here
+    for layer in ("mllm_embedder.linear_2", "source_patch_embedding"):
+        nn.init.xavier_uniform_(model.get_parameter(f"{layer}.weight").flatten(1))
+    return model
+
+
+# --- samples
+
+
+@torch.no_grad()
+def prepare(drawn: Sequence[Sample], readers: Readers) -> list[Prepared]:
+    """Features of samples that share task, size and length."""
+    mllm, tokenizer, vae = readers.mllm, readers.tokenizer, readers.vae
+    visuals = [visuals_of(one) for one in drawn]
+    moving = drawn[0].num_frames > 1
+    prefix = PREFIXES[TASKS[drawn[0].task]][moving]
+    full = _layers(
+        mllm, tokenizer, [full_chat(seen, prefix + one.prompt) for seen, one in zip(visuals, drawn, strict=True)]
+    )
+    visual = _layers(mllm, tokenizer, [visual_chat(seen) for seen in visuals]) if visuals[0] else None
+    targets = encode(vae, [clip for one in drawn if (clip := one.target_frames()) is not None])
+    clips = [clip for one in drawn if (clip := one.source_frames()) is not None]
+    sources = encode(vae, clips) if clips else None
+    prepared: list[Prepared] = []
+    for row, (one, target) in enumerate(zip(drawn, targets, strict=True)):
+        item: Prepared = {"task": one.task, "target": target, "full": full[row]}
+        item["references"] = (
+            list(encode(vae, [picture[None] for picture in one.reference_pictures()])) if one.reference_scenes else []
+        )
+        if visual is not None:
+            item["visual"] = visual[row]
+        if sources is not None:
+            item["source"] = sources[row]
+        prepared.append(item)
+    return prepared
+
+
+@torch.no_grad()
+def described(
+    drawn: Sequence[Sample], prepared: Sequence[Prepared], readers: Readers, rng: np.random.Generator
+) -> list[Prepared]:
+    """Edits' sources and targets as samples of text-to-image or -video: the latents are there already."""
+    still = drawn[0].num_frames == 1
+    task = "t2i" if still else "t2v"
+    writer = Writer(rng)
+    shown = shown_scenes(drawn, prepared)
+    prefix = PREFIXES[TASKS[task]][not still]
+    chats = [full_chat([], prefix + caption(writer, scene, still=still).text) for scene, _ in shown]
+    layers = _layers(readers.mllm, readers.tokenizer, chats)
+    return [
+        {"task": task, "target": target, "full": full, "references": []}
+        for (_, target), full in zip(shown, layers, strict=True)
+    ]
+
+
+def _layers(mllm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> list[Tensor]:
+    """The layers (blocks, m, dm) of every chat, without its padding."""
+    inputs = tokenise(tokenizer, chats)
+    lengths = (
+        [inputs.input_ids.shape[1]] * len(chats)
+        if inputs.attention_mask is None
+        else inputs.attention_mask.sum(1).tolist()
+    )
+    layers = torch.stack(layer_features(mllm, inputs.to(mllm.device)), dim=1).half().cpu()  # (b, blocks, m, dm)
+    return [layers[row, :, :length].clone() for row, length in enumerate(lengths)]
+
+
+@torch.no_grad()
+def unconditional_layers(mllm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, negative_prompt: str) -> Tensor:
+    """What the unconditional branch reads (blocks, m, dm), which dropped conditions train."""
+    return _layers(mllm, tokenizer, [unconditional_chat(negative_prompt)])[0]
+
+
+# --- batches
+
+
+def drop_conditions(
+    items: Sequence[Prepared], unconditional: Tensor, rng: np.random.Generator
+) -> tuple[list[Tensor], list[bool]]:
+    """Layers of every sample after dropout, and which samples keep their source.
+
+    All conditions go (the unconditional branch of sampling) or the text alone (its visual-only branch). Where references
+    are part of the batch's layout, they stay and the text goes instead.
+    """
+    layers, keeps_source = [], []
+    for item in items:
+        draw = rng.random()
+        everything = draw < ALL_DROPOUT and not item["references"]
+        text = draw < ALL_DROPOUT + TEXT_DROPOUT
+        layers.append(unconditional if everything else item.get("visual", unconditional) if text else item["full"])
+        keeps_source.append(not everything)
+    return layers, keeps_source
+
+
+def make_group(
+    items: Sequence[Prepared], unconditional: Tensor, rng: np.random.Generator, device: torch.device
+) -> Group:
+    """A batch of prepared samples of one layout as the objective takes it."""
+    layers, keeps_source = drop_conditions(items, unconditional, rng)
+    longest = max(layer.shape[1] for layer in layers)
+    context = torch.zeros(layers[0].shape[0], len(items), longest, layers[0].shape[2])
+    mask = torch.zeros(len(items), longest, dtype=torch.bool)
+    for row, layer in enumerate(layers):
+        context[:, row, : layer.shape[1]] = layer.float()
+        mask[row, : layer.shape[1]] = True
+    latents = torch.stack([item["target"] for item in items]).float().to(device)
+    source = None
+    if "source" in items[0]:
+        source = torch.stack(
+            [item["source"].float() * keep for item, keep in zip(items, keeps_source, strict=True)]
+        ).to(device)
+    references = [
+        torch.stack(same).float().to(device) for same in zip(*(item["references"] for item in items), strict=True)
+    ]
+    tokens = sum(part[0, 0].numel() // 4 for part in [latents, *references])
+    return Group(
+        latents=latents,
+        noise=torch.randn_like(latents),
+        time=sample_time(len(items), dynamic_shift(tokens, base=BASE_SHIFT)).to(device),
+        layers=list(context.to(device)),
+        context_mask=None if bool(mask.all()) else mask.to(device),
+        source=source,
+        references=references,
+    )

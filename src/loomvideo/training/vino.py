@@ -1,0 +1,192 @@
+"""VINO's part in the training: three progressive stages with proxy tasks, from nothing or from given weights.
+
+The fact sheet gives no numbers (section 7). Chosen here: what is drawn and how often, how long the stages are and what
+each of them trains; in vino_samples.py: times and dropout.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from loomvideo.data.buckets import closest_resolution
+from loomvideo.data.world.tasks import Sample
+from loomvideo.models.connector import QueryConnector
+from loomvideo.models.hunyuan import VinoTransformer3DModel
+from loomvideo.sampling.euler import ShiftedEulerScheduler
+from loomvideo.systems.vino import VinoPipeline
+from loomvideo.training import query_objective, vino_samples
+from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET
+from loomvideo.training.query_objective import TIMESTEPS, QueryGroup, VinoModel
+from loomvideo.training.recipe import Mixture, Prepared, Readers, Sizes, Stage
+
+FLOW_SHIFT = 3.0
+NUM_QUERIES = 16
+TOKENS_A_BATCH = {"cpu": 3_840, "cuda": 122_880}  # of the denoiser, visual ones and text
+LIMITS = {
+    "fps": 8.0,
+    "area": 128 * 128,
+    "max_area": 256 * 448,
+    "max_frames": 17,
+    "default_frames": 17,
+    "num_inference_steps": 25,
+    "guidance_scale": 4.0,
+    "guidance_scale_edit": 2.5,
+    "guidance_scale_visual": 1.5,
+    "negative_prompt": vino_samples.NEGATIVE_PROMPT,
+    "tasks": ["t2i", "t2v", "edit", "ref_edit", "mi2v", "i2v"],
+    "task_defaults": {"edit": {"guidance_scale_visual": 1.0}},  # all that is shown is what is edited
+}
+
+# sizes of one area and several ratios, so that batches of every shape cost the same
+BUCKETS = {"128": ((128, 128), (96, 160), (160, 96))}
+
+
+def bucketed(num_frames: int, height: int = 128, width: int = 128) -> Sizes:
+    """So many frames, in the size of the bucket whose ratio is the nearest."""
+    height, width = closest_resolution(height, width, BUCKETS)
+    return {"num_frames": num_frames, "height": height, "width": width}
+
+
+# A clip costs twenty times what a picture costs; what edits show serves as samples of text-to-image and -video, too.
+MIXTURE: Mixture = (
+    ("t2i", bucketed(1), 0.22),
+    ("t2i", bucketed(1, 9, 16), 0.02),
+    ("t2i", bucketed(1, 16, 9), 0.02),
+    ("edit_image", bucketed(1), 0.22),
+    ("style_image", bucketed(1), 0.05),
+    ("guided_edit", bucketed(1), 0.08),
+    ("mi2v", bucketed(1), 0.05),
+    ("t2v", bucketed(17), 0.05),
+    ("t2v", bucketed(9), 0.03),
+    ("t2v", bucketed(17, 9, 16), 0.01),
+    ("t2v", bucketed(17, 16, 9), 0.01),
+    ("edit_video", bucketed(17), 0.09),
+    ("edit_video", bucketed(9), 0.02),
+    ("style_video", bucketed(17), 0.015),
+    ("style_video", bucketed(17, 9, 16), 0.015),
+    ("guided_edit", bucketed(17), 0.03),
+    ("mi2v", bucketed(17), 0.03),
+    ("i2v", bucketed(17), 0.03),
+)
+ALIGNMENT = {"long picture": 0.55, "reconstruct picture": 0.25, "long clip": 0.2}
+ENRICHMENT = {
+    "long picture": 0.2,
+    "short picture": 0.3,
+    "reconstruct picture": 0.1,
+    "pick picture": 0.15,
+    "long clip": 0.1,
+    "short clip": 0.15,
+}
+EVERYTHING = {
+    "long picture": 0.06,
+    "short picture": 0.12,
+    "reconstruct picture": 0.02,
+    "pick picture": 0.03,
+    "edit picture": 0.14,
+    "style picture": 0.04,
+    "guided_edit picture": 0.06,
+    "mi2v picture": 0.04,
+    "long clip": 0.06,
+    "short clip": 0.14,
+    "edit clip": 0.14,
+    "style clip": 0.04,
+    "guided_edit clip": 0.04,
+    "mi2v clip": 0.04,
+    "i2v clip": 0.03,
+}
+
+
+class VinoRecipe:
+    """See training.recipe.Recipe; the language model is frozen, and gradients pass through it to the queries alone."""
+
+    mixture = MIXTURE
+    tokens_a_batch = TOKENS_A_BATCH
+    shared = ("vae", "mllm")
+
+    def __init__(self, readers: Readers) -> None:
+        self.readers = readers
+        readers.mllm.requires_grad_(False)
+
+    def prepare(self, drawn: Sequence[Sample], rng: np.random.Generator) -> list[Prepared]:
+        return vino_samples.prepare(drawn, self.readers, rng)
+
+    def kind(self, item: Prepared) -> str:
+        return f"{item['task']} {'clip' if item['target'].shape[1] > 1 else 'picture'}"
+
+    def num_tokens(self, item: Prepared) -> int:
+        visual = sum(latents[0].numel() // 4 for latents in (item["target"], *item["references"]))
+        return visual + len(item["full"]["ids"]) + NUM_QUERIES
+
+    def stages(self, start: Path | None) -> Sequence[Stage]:
+        """Long captions; short prompts beside them; everything.
+
+        From given weights the first stage trains connectors and queries alone, so that what the denoiser knows is not
+        disturbed by tokens that mean nothing yet. A denoiser that knows nothing learns from the beginning.
+        """
+        return (
+            Stage(until=0.15, shares=ALIGNMENT, trained="all" if start is None else "connector"),
+            Stage(until=0.35, shares=ENRICHMENT),
+            Stage(until=1.0, shares=EVERYTHING),
+        )
+
+    def build(self, start: Path | None) -> VinoModel:
+        if start is None:
+            return build_model()
+        transformer = VinoTransformer3DModel.from_pretrained(start / "vino" / "transformer")
+        connector = QueryConnector.from_pretrained(start / "vino" / "connector")
+        return VinoModel(transformer, connector).float().train()
+
+    def batch(self, items: Sequence[Prepared], rng: np.random.Generator, device: torch.device) -> QueryGroup:
+        return vino_samples.make_group(items, self.readers, rng, device)
+
+    def squared_errors(self, model: VinoModel, batch: QueryGroup) -> Tensor:
+        return query_objective.squared_errors(model, self.readers.mllm, batch)
+
+    def save(self, model: VinoModel, folder: Path) -> None:
+        model.transformer.save_pretrained(folder / "transformer")
+        model.connector.save_pretrained(folder / "connector")
+
+    def pipeline(self, trained: Path) -> VinoPipeline:
+        return VinoPipeline(
+            transformer=VinoTransformer3DModel.from_pretrained(trained / "transformer"),
+            connector=QueryConnector.from_pretrained(trained / "connector"),
+            mllm=self.readers.mllm,
+            tokenizer=self.readers.tokenizer,
+            vae=self.readers.vae,
+            scheduler=ShiftedEulerScheduler(FLOW_SHIFT, TIMESTEPS),
+            limits=LIMITS,
+            frame_rule=vars(FRAME_RULE),
+            pixel_budgets={"image": vars(IMAGE_BUDGET), "video": vars(VIDEO_BUDGET)},
+            shift_image=FLOW_SHIFT,
+            shift_video=FLOW_SHIFT,
+            generate_system=vino_samples.SYSTEM,
+            thinking="{prompt}",  # the language model was taught to answer a request with what is to be seen
+        )
+
+    def byte_matrices(self, pipeline: VinoPipeline) -> list[nn.Parameter]:
+        """All matrices of the blocks."""
+        denoiser = pipeline.transformer
+        blocks = [*denoiser.context_embedder.blocks, *denoiser.transformer_blocks, *denoiser.single_transformer_blocks]
+        return [parameter for parameter in nn.ModuleList(blocks).parameters() if parameter.ndim == 2]
+
+
+def build_model() -> VinoModel:
+    """The built-in size, new."""
+    transformer = VinoTransformer3DModel(
+        in_channels=48,
+        out_channels=48,
+        num_attention_heads=7,
+        attention_head_dim=32,
+        num_layers=2,
+        num_single_layers=5,
+        num_refiner_layers=1,
+        mlp_ratio=3.0,
+        text_embed_dim=192,
+        pooled_projection_dim=8,  # of the published, unused text embedder
+        rope_theta=256.0,
+        rope_axes_dim=(8, 12, 12),
+    )
+    return VinoModel(transformer, QueryConnector(NUM_QUERIES, hidden_size=192, z_dim=192, hy_dim=7 * 32))

@@ -1,0 +1,217 @@
+"""VINO's prepared samples: what every guidance branch is told and shown, and batches of them.
+
+A prepared sample has "target" and "references" latents, as all have, and its branches: "full", "silent", which is told the
+negative prompt, and, where there are pictures to lose, "reduced", which is not shown them either. A branch has its chat's
+"ids" (m,) and "positions" (3, m); of each reference its latents in "references", what the vision tower makes of it in
+"seen" (1 + taps, s, dm), and its row in "marker_rows" (references, 2). Tensors that samples share are stored once.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from loomvideo.conditioning.markers import boundary_rows
+from loomvideo.data.world.phrases import Writer
+from loomvideo.data.world.requests import canonical_caption
+from loomvideo.data.world.tasks import Sample
+from loomvideo.data.world.words import caption
+from loomvideo.models.chat import tokenise
+from loomvideo.models.qwen import Visual, model_arguments, picture
+from loomvideo.systems.request import Task
+from loomvideo.systems.vino import GuidanceBranch, guidance_branches, with_role
+from loomvideo.training.features import encode, shown_scenes
+from loomvideo.training.mllm import IMAGE_BUDGET, visuals_of
+from loomvideo.training.objective import dynamic_shift, sample_time
+from loomvideo.training.proxies import reconstruction, selection
+from loomvideo.training.query_objective import ChatBatch, QueryGroup, look
+from loomvideo.training.recipe import Prepared, Readers
+
+TEXT_DROPOUT = 0.1  # of the samples: told the negative prompt, for the text's guidance scale
+IMAGE_DROPOUT = 0.1  # of the batches that have pictures to lose: shown none besides, for the images' scale
+BASE_SHIFT = 2.0  # of the times of 64 tokens; more for more
+NEGATIVE_PROMPT = ""
+# no such turn: it would be 40 tokens, the same in every chat, of the 50 to 70 of a caption's, and the built-in language
+# model was taught without
+SYSTEM = None
+PROXIES = 8  # of each kind, for a batch of pictures
+NAMES = {
+    "t2i": "short",
+    "t2v": "short",
+    "edit_image": "edit",
+    "edit_video": "edit",
+    "style_image": "style",
+    "style_video": "style",
+}
+Reference = tuple[Visual, Tensor, Tensor]  # with what the vision tower makes of it, and its latents
+
+
+@torch.no_grad()
+def prepare(drawn: Sequence[Sample], readers: Readers, rng: np.random.Generator) -> list[Prepared]:
+    """Samples that share task, size and length; captions of what they and edits show; what proxies make of pictures."""
+    task, still, writer = drawn[0].task, drawn[0].num_frames == 1, Writer(rng)
+    targets = encode(readers.vae, [clip for one in drawn if (clip := one.target_frames()) is not None])
+    references = _references(drawn, readers)
+    items = []
+    for one, target, given in zip(drawn, targets, references, strict=True):
+        prompt = with_role(Task.IMAGE_TO_VIDEO, one.prompt) if task == "i2v" else one.prompt
+        has_base = still and one.source_scene is not None and bool(one.reference_scenes)
+        items.append(make_item(readers, NAMES.get(task, task), target, given, prompt, has_base=has_base))
+    if task in ("t2i", "t2v", "edit_image", "edit_video"):
+        items += _described(drawn, targets, references, readers, writer)
+    if task == "t2i":
+        items += _proxies(drawn, targets, readers, writer, rng)
+    return items
+
+
+def make_item(
+    readers: Readers,
+    task: str,
+    target: Tensor,
+    references: Sequence[Reference],
+    prompt: str,
+    *,
+    has_base: bool = False,
+) -> Prepared:
+    """A sample with the branches of the system's own guidance; ``has_base``: the last picture is the one to be edited."""
+    branches, _ = guidance_branches(
+        [visual for visual, _, _ in references],
+        list(torch.arange(len(references))),  # each branch is to say which it keeps
+        prompt=prompt,
+        negative_prompt=NEGATIVE_PROMPT,
+        guidance_scale=2.0,  # above 1, so that all branches are given
+        guidance_scale_image=2.0,
+        has_base=has_base,
+        system=SYSTEM,
+    )
+    made = [_branch(readers, branch, references) for branch in branches]
+    item = {"task": task, "target": target, "references": made[-1]["references"]}
+    return item | dict(zip(("full", "silent", "reduced"), reversed(made), strict=False))
+
+
+def _branch(readers: Readers, branch: GuidanceBranch, references: Sequence[Reference]) -> Prepared:
+    kept = [references[int(index)] for index in branch.references]
+    inputs = tokenise(readers.tokenizer, [branch.chat])
+    base: Any = readers.mllm.base_model
+    kinds = model_arguments(readers.mllm, inputs)["mm_token_type_ids"]
+    positions, _ = base.get_rope_index(inputs.input_ids, kinds, inputs.image_grid_thw, inputs.video_grid_thw)
+    rows = boundary_rows(
+        inputs.input_ids[0],
+        [visual.grid[0] for visual, _, _ in kept],
+        start_id=readers.mllm.config.vision_start_token_id,
+        end_id=readers.mllm.config.vision_end_token_id,
+    )
+    return {
+        "ids": inputs.input_ids[0].short(),
+        "positions": positions[:, 0].short(),
+        "marker_rows": rows.short(),
+        "seen": [seen for _, seen, _ in kept],
+        "references": [latents for _, _, latents in kept],
+    }
+
+
+def _references(drawn: Sequence[Sample], readers: Readers) -> list[list[Reference]]:
+    """Of every sample: its pictures, then its source."""
+    pictures = [picture[None] for one in drawn for picture in one.reference_pictures()]
+    clips = [clip for one in drawn if (clip := one.source_frames()) is not None]
+    encoded_pictures = iter(encode(readers.vae, pictures) if pictures else ())
+    encoded_clips = iter(encode(readers.vae, clips) if clips else ())
+    latents = [
+        [next(encoded_pictures) for _ in one.reference_scenes] + [next(encoded_clips) for _ in clips[:1]]
+        for one in drawn
+    ]
+    return _looked_at([visuals_of(one) for one in drawn], latents, readers)
+
+
+def _looked_at(
+    visuals: Sequence[Sequence[Visual]], latents: Sequence[Sequence[Tensor]], readers: Readers
+) -> list[list[Reference]]:
+    seen = iter(look(readers.mllm, [visual for shown in visuals for visual in shown]))
+    return [
+        [(visual, next(seen).half().cpu(), encoded) for visual, encoded in zip(shown, given, strict=True)]
+        for shown, given in zip(visuals, latents, strict=True)
+    ]
+
+
+def _described(
+    drawn: Sequence[Sample],
+    targets: Sequence[Tensor],
+    references: Sequence[Sequence[Reference]],
+    readers: Readers,
+    writer: Writer,
+) -> list[Prepared]:
+    """The scenes of samples, targets and sources, said in full, and in a person's words where no prompt says them."""
+    still = drawn[0].num_frames == 1
+    latents = [
+        {"target": target} | ({} if one.source_scene is None else {"source": given[-1][2]})
+        for one, target, given in zip(drawn, targets, references, strict=True)
+    ]
+    items = []
+    for scene, shown in shown_scenes(drawn, latents):
+        items.append(make_item(readers, "long", shown, (), canonical_caption(scene, still=still)))
+        if drawn[0].source_scene is not None:
+            items.append(make_item(readers, "short", shown, (), caption(writer, scene, still=still).text))
+    return items
+
+
+def _proxies(
+    drawn: Sequence[Sample], targets: Sequence[Tensor], readers: Readers, writer: Writer, rng: np.random.Generator
+) -> list[Prepared]:
+    """Pictures to be made again, and to be picked from several (fact sheet 7)."""
+    frames = [clip[0] for one in drawn if (clip := one.target_frames()) is not None]
+    visuals = [picture(frame, IMAGE_BUDGET) for frame in frames]
+    pictures = [reference for (reference,) in _looked_at([[v] for v in visuals], [[t] for t in targets], readers)]
+    asked = [("reconstruct", reconstruction(writer, index)) for index in range(min(PROXIES, len(drawn)))]
+    if len(drawn) > 1:
+        asked += [("pick", selection(writer, rng, len(drawn))) for _ in range(PROXIES)]
+    return [
+        make_item(readers, task, targets[proxy.target], [pictures[index] for index in proxy.shown], proxy.prompt)
+        for task, proxy in asked
+    ]
+
+
+# --- batches
+
+
+def drop_conditions(items: Sequence[Prepared], rng: np.random.Generator) -> list[Prepared]:
+    """The branch that every sample is trained on. What a batch is shown is its layout: it loses its pictures as a whole."""
+    if "reduced" in items[0] and rng.random() < IMAGE_DROPOUT:
+        return [item["reduced"] for item in items]
+    return [item["silent" if rng.random() < TEXT_DROPOUT else "full"] for item in items]
+
+
+def make_group(
+    items: Sequence[Prepared], readers: Readers, rng: np.random.Generator, device: torch.device
+) -> QueryGroup:
+    """A batch of prepared samples of one kind and layout as the objective takes it."""
+    branches = drop_conditions(items, rng)
+    latents = torch.stack([item["target"] for item in items]).to(device).float()
+    references = zip(*(branch["references"] for branch in branches), strict=True)
+    shift = dynamic_shift(latents[0, 0].numel() // 4, base=BASE_SHIFT)
+    return QueryGroup(
+        latents=latents,
+        noise=torch.randn_like(latents),
+        time=sample_time(len(items), shift).to(device),
+        chats=_chats(branches, readers, device),
+        references=[torch.stack(same).to(device).float() for same in references],
+    )
+
+
+def _chats(branches: Sequence[Prepared], readers: Readers, device: torch.device) -> ChatBatch:
+    lengths = torch.tensor([len(branch["ids"]) for branch in branches])
+    ids = pad_sequence([branch["ids"] for branch in branches], batch_first=True)
+    positions = pad_sequence([branch["positions"].T for branch in branches], batch_first=True)  # (b, m, 3)
+    config = readers.mllm.config
+    placeholders = torch.tensor([config.image_token_id, config.video_token_id])
+    seen = [torch.cat(branch["seen"], dim=1) for branch in branches if branch["seen"]]
+    return ChatBatch(
+        ids=ids.long().to(device),
+        mask=(torch.arange(ids.shape[1]) < lengths[:, None]).long().to(device),
+        positions=positions.permute(2, 0, 1).long().to(device),
+        seen=torch.stack(seen, dim=1).to(device).float() if seen else None,
+        seen_rows=torch.isin(branches[0]["ids"], placeholders).nonzero().flatten().to(device),
+        marker_rows=branches[0]["marker_rows"].long().to(device),
+    )
