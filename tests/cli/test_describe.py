@@ -92,7 +92,9 @@ def test_a_rewritten_prompt_is_printed_and_kept(generate, loomvideo, answers, tm
     assert (recipe["prompt"], recipe["think"], recipe["rewritten_prompt"]) == ("star", True, "bigstar")
     again = generate("--like", tmp_path / "out.mp4", "--output", tmp_path / "again.mp4")
     assert again.status == 0
-    assert loomvideo("show", tmp_path / "again.mp4", "--json").out == loomvideo("show", tmp_path / "out.mp4", "--json").out
+    assert (
+        loomvideo("show", tmp_path / "again.mp4", "--json").out == loomvideo("show", tmp_path / "out.mp4", "--json").out
+    )
     assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "out.mp4").read_bytes()
 
 
