@@ -18,7 +18,7 @@ demo: $(INSTALLED)
 	@.venv/bin/loomvideo demo --output-dir outputs/demo
 
 test: $(INSTALLED)
-	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadgroup
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)
 	@export PATH="$$PWD/.venv/bin:$$PATH" OMP_NUM_THREADS=1
@@ -26,7 +26,7 @@ check: $(INSTALLED)
 	ruff check .
 	pyright
 	lint-imports
-	pytest -q -n 2 --dist loadgroup
+	pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf .venv outputs build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -13,7 +13,6 @@ from loomvideo.data.world.render import render
 from loomvideo.data.world.scene import Background, Object, Scene
 from loomvideo.media.clip import Clip, write_clip, write_picture
 
-pytestmark = pytest.mark.xdist_group("readme")  # one process: a command reads what an earlier one wrote
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.strip().splitlines()]

@@ -53,7 +53,7 @@ Reference = tuple[Visual, Tensor, Tensor]  # with what the vision tower makes of
 def prepare(drawn: Sequence[Sample], readers: Readers, rng: np.random.Generator) -> list[Prepared]:
     """Samples that share task, size and length; captions of what they and edits show; what proxies make of pictures."""
     task, still, writer = drawn[0].task, drawn[0].num_frames == 1, Writer(rng)
-    targets = encode(readers.vae, [clip for one in drawn if (clip := one.target_frames()) is not None])
+    targets = list(encode(readers.vae, [clip for one in drawn if (clip := one.target_frames()) is not None]))
     references = _references(drawn, readers)
     items = []
     for one, target, given in zip(drawn, targets, references, strict=True):
