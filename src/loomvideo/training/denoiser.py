@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from loomvideo.training.cells import Readout
 from loomvideo.training.freeze import is_trainable
 from loomvideo.training.recipe import Batch, Prepared, Recipe, Stage
 from loomvideo.training.run import Run, RunConfig
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 20.0  # between looks for new shards
 SMALLEST_BATCH = 4
+READOUT_WEIGHT = 0.2
+AIDED_SHARE = 0.7
 Layout = tuple[tuple[int, ...], bool, tuple[tuple[int, ...], ...]]
 
 
@@ -72,13 +75,55 @@ def set_trained(model: nn.Module, stage: Stage) -> None:
         parameter.requires_grad_(is_trainable(name, stage.trained))
 
 
-def mean_loss(recipe: Recipe, model: nn.Module, batch: Batch, task: str) -> tuple[Tensor, dict[str, float]]:
-    """The mean squared velocity error, and what the log says of it: by thirds of the noise, and by task."""
-    errors = recipe.squared_errors(model, batch) / batch.latents[0].numel()
-    known, bands = errors.detach().cpu(), (batch.time * 3).long().clamp(max=2).cpu()
-    figures = {f"noise_{band}": float(known[bands == band].mean()) for band in bands.unique().tolist()}
-    moving = "clip" if batch.latents.shape[2] > 1 else "picture"
-    return errors.mean(), figures | {f"{task}_{moving}": float(known.mean())}
+class Apprentice(nn.Module):
+    """What a recipe builds and, while it learns, a readout of what its tokens show halfway through."""
+
+    def __init__(self, recipe: Recipe, model: nn.Module) -> None:
+        super().__init__()
+        block, dim, self.target_tokens = recipe.halfway(model)
+        self.recipe, self.model, self.readout = recipe, model, Readout(dim)
+        self.output: Any = None
+        block.register_forward_hook(self._keep)
+
+    def _keep(self, block: nn.Module, inputs: Any, output: Any) -> None:
+        self.output = output
+
+    def loss(self, batch: Batch, items: Sequence[Prepared], aid: float) -> tuple[Tensor, dict[str, float]]:
+        """The loss, and what the log says of it: the velocity's mean squared error by thirds of the noise, and by task.
+
+        ``aid`` (1 to 0) is how much the loss favours what is rare in a sample, and how much the readout counts.
+        """
+        errors = self.recipe.squared_errors(self.model, batch)
+        known, bands = errors.detach().flatten(1).mean(1).cpu(), (batch.time * 3).long().clamp(max=2).cpu()
+        figures = {f"noise_{band}": float(known[bands == band].mean()) for band in bands.unique().tolist()}
+        moving = "clip" if batch.latents.shape[2] > 1 else "picture"
+        figures |= {"error": float(known.mean()), f"{items[0]['task']}_{moving}": float(known.mean())}
+        loss = (errors * rarity(batch.latents, aid)).mean()
+        cells = [item["cells"].float() for item in items if "cells" in item]
+        if aid and len(cells) == len(items):
+            shown = torch.stack(cells).to(errors.device)
+            tokens = self.target_tokens(self.output, shown.shape[1])
+            reading, right = self.readout.loss(tokens.flatten(0, 1), shown.flatten(0, 1))
+            loss, figures = loss + aid * READOUT_WEIGHT * reading, figures | right
+        self.output = None
+        return loss, figures
+
+
+def rarity(latents: Tensor, strength: float) -> Tensor:
+    """Weights (b, 1, f, y, x) of mean one for latents (b, c, f, y, x): most for what is least like the rest of its sample.
+
+    Objects cover a small part of a picture, and their shapes a small part of that: the plain loss is the ground's.
+    """
+    median = latents.flatten(2).median(dim=2).values[..., None, None, None]
+    distance = (latents - median).square().mean(1, keepdim=True)
+    relative = distance / distance.mean((2, 3, 4), keepdim=True).clamp(min=1e-6)
+    weights = 1 + 3 * strength * relative.clamp(max=4)
+    return weights / weights.mean((2, 3, 4), keepdim=True)
+
+
+def aid_at(progress: float) -> float:
+    """From 1 to 0 over the first 70 % of a run, since weighted errors are not what is to be learnt in the end."""
+    return max(1 - progress / AIDED_SHARE, 0.0)
 
 
 def train_denoiser(
@@ -106,8 +151,9 @@ def train_denoiser(
         learning_rate=1e-3,
         warmup_steps=40,
     )
-    model: Any = recipe.build(start)
-    run = Run(config, model, device)
+    model = recipe.build(start)
+    apprentice = Apprentice(recipe, model)
+    run = Run(config, apprentice, device)
     rng = np.random.default_rng([7, run.steps])
     torch.manual_seed(run.steps)
     data = Shards(shards, recipe, rng, recipe.tokens_a_batch[device.type])
@@ -120,10 +166,10 @@ def train_denoiser(
         items = data.batch(stage.shares)
         batch = recipe.batch(items, rng, device)
 
-        def loss_of(batch: Batch = batch, task: str = items[0]["task"]) -> tuple[Tensor, dict[str, float]]:
-            loss, figures = mean_loss(recipe, model, batch, task)
+        def loss_of(batch: Batch = batch, items: Sequence[Prepared] = items) -> tuple[Tensor, dict[str, float]]:
+            loss, figures = apprentice.loss(batch, items, aid_at(run.progress))
             return loss, figures | {"samples": float(len(data))}
 
         run.step(loss_of)
     run.save()
-    recipe.save(run.averaged_model().eval(), folder)
+    recipe.save(run.averaged_model().model.eval(), folder)

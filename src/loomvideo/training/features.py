@@ -18,6 +18,7 @@ from loomvideo.data.world.scene import Scene
 from loomvideo.data.world.tasks import Sample, sample
 from loomvideo.models import vae as pixels
 from loomvideo.systems.thinking import combine
+from loomvideo.training.cells import cells_of
 from loomvideo.training.mllm import outcome
 from loomvideo.training.recipe import Prepared, Recipe
 from loomvideo.training.run import fast_arithmetic
@@ -30,6 +31,22 @@ THOUGHT_SHARE = 0.15
 def encode(vae: AutoencoderKLWan, clips: Sequence[np.ndarray]) -> Tensor:
     """Clips uint8 (t, y, x, 3) of one shape to normalised latents (b, c, f, y, x), float16."""
     return pixels.encode(vae, torch.cat([pixels.to_pixels(clip) for clip in clips])).half().cpu()
+
+
+def latent_cells(scene: Scene, latents: Tensor) -> Tensor:
+    """What every token of a scene's latents (c, f, y, x) shows (n, 5), float16."""
+    frames, height, width = latents.shape[1:]
+    groups = [[0], *(list(range(first, first + 4)) for first in range(1, 4 * frames - 3, 4))]
+    cells = cells_of(
+        scene,
+        height=4 * height,  # a quarter of the pixels is enough to say where something is
+        width=4 * width,
+        num_frames=4 * frames - 3,
+        frames=groups,
+        rows=height // 2,
+        columns=width // 2,
+    )
+    return cells.flatten(0, 2).half()
 
 
 def said_as_thought(drawn: Sample, rng: np.random.Generator) -> Sample:

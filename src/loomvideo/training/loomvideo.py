@@ -18,10 +18,10 @@ from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.systems.loomvideo import PREFIXES, LoomVideoPipeline
 from loomvideo.systems.request import Task
 from loomvideo.training import objective
-from loomvideo.training.features import encode, shown_scenes
+from loomvideo.training.features import encode, latent_cells, shown_scenes
 from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET, visuals_of
 from loomvideo.training.objective import Group, dynamic_shift, sample_time
-from loomvideo.training.recipe import Mixture, Prepared, Readers, Sizes, Stage
+from loomvideo.training.recipe import Halfway, Mixture, Prepared, Readers, Sizes, Stage
 
 TASKS = {
     "t2i": Task.TEXT_TO_IMAGE,
@@ -115,6 +115,10 @@ class LoomVideoRecipe:
     def squared_errors(self, model: LoomVideoTransformer3DModel, batch: Group) -> Tensor:
         return objective.squared_errors(model, batch)
 
+    def halfway(self, model: LoomVideoTransformer3DModel) -> Halfway:
+        block = model.blocks[len(model.blocks) // 2 - 1]
+        return Halfway(block, model.proj_out.in_features, lambda tokens, number: tokens[:, :number])
+
     def save(self, model: LoomVideoTransformer3DModel, folder: Path) -> None:
         model.save_pretrained(folder / "transformer")
 
@@ -182,6 +186,8 @@ def prepare(drawn: Sequence[Sample], readers: Readers) -> list[Prepared]:
         )
         if visual is not None:
             item["visual"] = visual[row]
+        if one.scene is not None and one.style is None:
+            item["cells"] = latent_cells(one.scene, target)
         if sources is not None:
             item["source"] = sources[row]
         prepared.append(item)
@@ -201,8 +207,8 @@ def described(
     chats = [full_chat([], prefix + caption(writer, scene, still=still).text) for scene, _ in shown]
     layers = _layers(readers.mllm, readers.tokenizer, chats)
     return [
-        {"task": task, "target": target, "full": full, "references": []}
-        for (_, target), full in zip(shown, layers, strict=True)
+        {"task": task, "target": target, "full": full, "references": [], "cells": latent_cells(scene, target)}
+        for (scene, target), full in zip(shown, layers, strict=True)
     ]
 
 

@@ -16,9 +16,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from loomvideo.data.world.render import object_masks
 from loomvideo.data.world.requests import canonical_caption, canonical_ground
-from loomvideo.data.world.scene import COLOURS, SHAPES, SIZES, Scene
+from loomvideo.data.world.scene import Scene
 from loomvideo.data.world.tasks import Sample, sample
 from loomvideo.models.chat import Chat, chat, tokenise
 from loomvideo.models.qwen import (
@@ -32,6 +31,7 @@ from loomvideo.models.qwen import (
     subsample,
     video,
 )
+from loomvideo.training.cells import Readout, cells_of
 from loomvideo.training.run import Run, RunConfig, batch_scale
 
 VOCABULARY = 1024
@@ -177,69 +177,35 @@ class Lesson:
         )
 
 
-NOTHING = len(SHAPES)  # the shape of a cell that no object covers
-COVERED = 0.04  # of a cell, for an object to be said to be there
-CELL_SCORES = (len(SHAPES) + 1, len(COLOURS), len(SIZES), 2)  # shape, colour, size, offset
-
-
-def cells_of(drawn: Sample, visual: Visual) -> Tensor:
-    """What each token of a sample's source shows (tokens, 5), from the scene itself; offsets in cells, down and right."""
-    scene = drawn.source_scene
-    assert scene is not None
-    masks = object_masks(scene, height=drawn.height, width=drawn.width, num_frames=drawn.num_frames)  # (o, t, y, x)
+def shown_cells(drawn: Sample, visual: Visual) -> Tensor:
+    """What each token of a sample's source shows (tokens, 5), in the frames that the tower sees."""
+    assert drawn.source_scene is not None
+    seen = [0]
     if drawn.num_frames > 1:
         handed = subsample(drawn.num_frames, FRAME_RULE)
-        masks = masks[:, [handed[index] for index in processor_frames(len(handed), FRAME_RULE.sampled_frames)]]
-    frames, rows, columns = visual.grid[0], visual.grid[1] // 2, visual.grid[2] // 2
-    cells = torch.zeros(frames, rows, columns, 5)
-    cells[..., 0] = NOTHING
-    if not scene.objects:
-        return cells.flatten(0, 2)
-    tensor = torch.from_numpy(masks).float()
-    cover = F.adaptive_avg_pool2d(tensor, (rows, columns)).unflatten(1, (frames, -1)).mean(2)  # (o, f, rows, columns)
-    most, which = cover.max(dim=0)
-    y = torch.linspace(0, rows, 2 * tensor.shape[2] + 1)[1::2][:, None]  # of pixel centres, in cells
-    x = torch.linspace(0, columns, 2 * tensor.shape[3] + 1)[1::2]
-    weight = tensor.sum((2, 3)).clamp(min=1e-6)
-    centres = torch.stack([(tensor * y).sum((2, 3)) / weight, (tensor * x).sum((2, 3)) / weight], dim=-1)
-    centres = centres.unflatten(1, (frames, -1)).mean(2)  # (o, f, 2)
-    looks = torch.tensor(
-        [[SHAPES.index(o.shape), list(COLOURS).index(o.colour), list(SIZES).index(o.size)] for o in scene.objects]
-    ).float()
-    here = torch.stack(torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(columns) + 0.5, indexing="ij"), dim=-1)
-    covered = most > COVERED
-    cells[..., :3][covered] = looks[which[covered]]
-    frame = torch.arange(frames)[:, None, None].expand_as(which)
-    cells[..., 3:][covered] = (centres[which, frame] - here)[covered]
+        seen = [handed[index] for index in processor_frames(len(handed), FRAME_RULE.sampled_frames)]
+    together = len(seen) // visual.grid[0]
+    cells = cells_of(
+        drawn.source_scene,
+        height=drawn.height,
+        width=drawn.width,
+        num_frames=drawn.num_frames,
+        frames=[seen[first : first + together] for first in range(0, len(seen), together)],
+        rows=visual.grid[1] // 2,
+        columns=visual.grid[2] // 2,
+    )
     return cells.flatten(0, 2)
 
 
 class Pupil(nn.Module):
-    """The language model and, while it learns to see, a readout of what every visual token shows.
-
-    Answers alone teach colours and grounds within minutes but not shapes and places: there are a few words to an answer,
-    and sixteen tokens to a picture.
-    """
+    """The language model and, while it learns to see, a readout of what every visual token shows."""
 
     def __init__(self, mllm: Qwen3VLForConditionalGeneration) -> None:
         super().__init__()
         self.mllm = mllm
+        self.readout = Readout(mllm.config.get_text_config().hidden_size)
         self.seen: list[Tensor] = []
-        visual = mllm.model.visual
-        self.readout_head = nn.Linear(mllm.config.vision_config.out_hidden_size, sum(CELL_SCORES))
-        visual.merger.register_forward_hook(lambda module, inputs, output: self.seen.append(output))
-
-    def cells_loss(self, cells: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Of the tokens that the tower made last."""
-        scores = self.readout_head(torch.cat(self.seen)).float().split(CELL_SCORES, dim=-1)
-        shapes = cells[:, 0].long()
-        there = shapes != NOTHING
-        loss = F.cross_entropy(scores[0], shapes)
-        for column in (1, 2):
-            loss = loss + 0.3 * F.cross_entropy(scores[column][there], cells[there, column].long())
-        loss = loss + 0.3 * F.smooth_l1_loss(scores[3][there], cells[there, 3:])
-        right = (scores[0].argmax(-1) == shapes)[there].float().mean()
-        return loss, {"right_cells": float(right)}
+        mllm.model.visual.merger.register_forward_hook(lambda module, inputs, output: self.seen.append(output))
 
 
 # (task, samples a batch, frames, share): text alone is soon learnt, clips are dear; each sample shows one visual at most
@@ -292,7 +258,7 @@ class Lessons(IterableDataset):
         ]
         weights[torch.isin(ids, torch.tensor(silent))] = 0.0
         seen = [(drawn, visual) for drawn, one in zip(samples, requests, strict=True) for visual in one.visuals]
-        return Lesson(inputs, weights, torch.cat([cells_of(*each) for each in seen]) if seen else None)
+        return Lesson(inputs, weights, torch.cat([shown_cells(*each) for each in seen]) if seen else None)
 
 
 def mllm_loss(pupil: Pupil, lesson: Lesson) -> tuple[Tensor, dict[str, float]]:
@@ -314,8 +280,8 @@ def mllm_loss(pupil: Pupil, lesson: Lesson) -> tuple[Tensor, dict[str, float]]:
     figures = {f"right_{visual}": float(right), f"answer_{visual}": float(losses[answers].mean().detach())}
     if lesson.cells is None:
         return loss, figures
-    cells, seen = pupil.cells_loss(lesson.cells)
-    return loss + CELLS_WEIGHT * cells, figures | {f"{name}_{visual}": value for name, value in seen.items()}
+    reading, right = pupil.readout.loss(torch.cat(pupil.seen), lesson.cells)
+    return loss + CELLS_WEIGHT * reading, figures | {f"{name}_{visual}": value for name, value in right.items()}
 
 
 def train_mllm(

@@ -64,9 +64,9 @@ def predict_velocity(transformer: LoomVideoTransformer3DModel, group: Group) -> 
 
 
 def squared_errors(transformer: LoomVideoTransformer3DModel, group: Group) -> Tensor:
-    """Each sample's sum of squared velocity errors (b,), float32: to be accumulated over groups."""
+    """Squared velocity errors (b, c, f, y, x), float32: to be accumulated over groups."""
     error = predict_velocity(transformer, group) - velocity_target(group.latents, group.noise)
-    return error.float().square().flatten(1).sum(1)
+    return error.float().square()
 
 
 def flow_matching_loss(transformer: LoomVideoTransformer3DModel, groups: Sequence[Group]) -> Tensor:

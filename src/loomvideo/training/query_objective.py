@@ -122,6 +122,6 @@ def predict_velocity(model: VinoModel, mllm: PreTrainedModel, group: QueryGroup)
 
 
 def squared_errors(model: VinoModel, mllm: PreTrainedModel, group: QueryGroup) -> Tensor:
-    """Each sample's sum of squared velocity errors (b,) over the target alone, float32."""
+    """Squared velocity errors (b, c, f, y, x) of the target alone, float32."""
     error = predict_velocity(model, mllm, group) - velocity_target(group.latents, group.noise, min_noise=0)
-    return error.float().square().flatten(1).sum(1)
+    return error.float().square()

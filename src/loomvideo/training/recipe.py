@@ -1,9 +1,9 @@
 """What a system brings to the trainer of denoisers; shards, batches, stages, schedule and log are the same for all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from loomvideo.systems.pipeline import VideoPipeline
 from loomvideo.training.freeze import Rule
 
 # One prepared sample: tensors, numbers and text by name. Of every system's: "target" (c, f, y, x) float16, "references",
-# a list of such, and "task"; the rest is its own.
+# a list of such, "task" and, where a scene is known, "cells" (n, 5) (see training.cells); the rest is its own.
 Prepared = dict[str, Any]
 
 
@@ -64,6 +64,14 @@ class Batch(Protocol):
     def time(self) -> Tensor: ...  # (b,)
 
 
+class Halfway(NamedTuple):
+    """A block, its width d, and which of its output are the tokens (b, n, d) of a target that has so many."""
+
+    block: nn.Module
+    dim: int
+    tokens: Callable[[Any, int], Tensor]
+
+
 class Recipe(Protocol):
     """A system's part in the training of its denoiser. It is made of the `Readers`, and of nothing that differs between
     the process that trains and those that prepare samples."""
@@ -97,7 +105,11 @@ class Recipe(Protocol):
         ...
 
     def squared_errors(self, model: Any, batch: Any) -> Tensor:
-        """Each sample's sum of squared velocity errors (b,), float32."""
+        """Squared velocity errors of the target (b, c, f, y, x), float32."""
+        ...
+
+    def halfway(self, model: Any) -> "Halfway":
+        """Where in the middle of the network the target's tokens are read out while it learns."""
         ...
 
     def save(self, model: Any, folder: Path) -> None:

@@ -20,7 +20,7 @@ from loomvideo.systems.vino import VinoPipeline
 from loomvideo.training import query_objective, vino_samples
 from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET
 from loomvideo.training.query_objective import TIMESTEPS, QueryGroup, VinoModel
-from loomvideo.training.recipe import Mixture, Prepared, Readers, Sizes, Stage
+from loomvideo.training.recipe import Halfway, Mixture, Prepared, Readers, Sizes, Stage
 
 FLOW_SHIFT = 3.0
 NUM_QUERIES = 16
@@ -144,6 +144,11 @@ class VinoRecipe:
 
     def squared_errors(self, model: VinoModel, batch: QueryGroup) -> Tensor:
         return query_objective.squared_errors(model, self.readers.mllm, batch)
+
+    def halfway(self, model: VinoModel) -> Halfway:
+        network = model.transformer
+        width = network.proj_out.in_features
+        return Halfway(network.transformer_blocks[-1], width, lambda streams, number: streams[0][:, -number:])
 
     def save(self, model: VinoModel, folder: Path) -> None:
         model.transformer.save_pretrained(folder / "transformer")

@@ -23,7 +23,7 @@ from loomvideo.models.chat import tokenise
 from loomvideo.models.qwen import Visual, model_arguments, picture
 from loomvideo.systems.request import Task
 from loomvideo.systems.vino import GuidanceBranch, guidance_branches, with_role
-from loomvideo.training.features import encode, shown_scenes
+from loomvideo.training.features import encode, latent_cells, shown_scenes
 from loomvideo.training.mllm import IMAGE_BUDGET, visuals_of
 from loomvideo.training.objective import dynamic_shift, sample_time
 from loomvideo.training.proxies import reconstruction, selection
@@ -59,7 +59,10 @@ def prepare(drawn: Sequence[Sample], readers: Readers, rng: np.random.Generator)
     for one, target, given in zip(drawn, targets, references, strict=True):
         prompt = with_role(Task.IMAGE_TO_VIDEO, one.prompt) if task == "i2v" else one.prompt
         has_base = still and one.source_scene is not None and bool(one.reference_scenes)
-        items.append(make_item(readers, NAMES.get(task, task), target, given, prompt, has_base=has_base))
+        item = make_item(readers, NAMES.get(task, task), target, given, prompt, has_base=has_base)
+        if one.scene is not None and one.style is None:
+            item["cells"] = latent_cells(one.scene, target)
+        items.append(item)
     if task in ("t2i", "t2v", "edit_image", "edit_video"):
         items += _described(drawn, targets, references, readers, writer)
     if task == "t2i":
@@ -151,9 +154,10 @@ def _described(
     ]
     items = []
     for scene, shown in shown_scenes(drawn, latents):
-        items.append(make_item(readers, "long", shown, (), canonical_caption(scene, still=still)))
+        cells = {"cells": latent_cells(scene, shown)}
+        items.append(make_item(readers, "long", shown, (), canonical_caption(scene, still=still)) | cells)
         if drawn[0].source_scene is not None:
-            items.append(make_item(readers, "short", shown, (), caption(writer, scene, still=still).text))
+            items.append(make_item(readers, "short", shown, (), caption(writer, scene, still=still).text) | cells)
     return items
 
 
