@@ -1,13 +1,14 @@
 # make demo    one example of every task, into outputs/demo/index.html
 # make test    the tests
 # make check   what must hold before a change goes in: format, lint, types, import directions, tests
+# make train-smoke   trains for two minutes on the processor, killed once in between, and says what it learnt
 # make clean   everything that the above made
 # Each makes .venv first: Python 3.11 or 3.12, and without an NVIDIA GPU a torch that carries no CUDA.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .ONESHELL:
-.PHONY: demo test check clean
+.PHONY: demo test check train-smoke clean
 
 TORCH := torch==2.13.0
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
@@ -27,6 +28,24 @@ check: $(INSTALLED)
 	pyright
 	lint-imports
 	pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+SMOKE := outputs/train-smoke
+
+train-smoke: $(INSTALLED)
+	@export PATH="$$PWD/.venv/bin:$$PATH" OMP_NUM_THREADS=1
+	rm -rf $(SMOKE)
+	loomvideo data prepare src/loomvideo/configs/data/smoke.yaml --output $(SMOKE)/prepared --device cpu --quiet
+	train() { timeout --signal "$$1" 60 loomvideo train smoke run_dir=$(SMOKE) data.shards=$(SMOKE)/prepared --device cpu || test $$? = "$$2"; }
+	train KILL 137
+	echo 'killed; the same command again:'
+	train TERM 124
+	python - $(SMOKE)/log.jsonl <<'END'
+	import json, sys
+	lines = [json.loads(line) for line in open(sys.argv[1])]
+	held_out = [(line["step"], line["validation/all"]) for line in lines if "validation/all" in line]
+	print(f"{lines[-1]['step']} steps; validation loss {held_out[0][1]:.3f} at step {held_out[0][0]}, {held_out[-1][1]:.3f} at step {held_out[-1][0]}")
+	sys.exit(held_out[-1][1] >= held_out[0][1])
+	END
 
 clean:
 	rm -rf .venv outputs build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

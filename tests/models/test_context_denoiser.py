@@ -56,7 +56,7 @@ def test_padding_belongs_to_the_function(denoiser):
 
 def test_keys_are_as_many_as_the_longest_context_and_two_for_the_padding(denoiser):
     keys, _ = denoiser.prepare([context(3), context(5)], latent_shape=SHAPE).context[0]
-    assert keys.shape[2] == 5 + 2
+    assert keys.shape[1] == 5 + 2
 
 
 def test_a_batch_of_contexts_of_different_lengths_equals_singles(denoiser):

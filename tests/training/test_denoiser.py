@@ -16,7 +16,7 @@ from loomvideo.training.loomvideo import (
     prepare,
     unconditional_layers,
 )
-from loomvideo.training.recipe import Readers, Stage
+from loomvideo.training.recipe import BatchRules, Draw, Readers, Stage
 
 BLOCKS, WIDTH = 2, 8
 UNCONDITIONAL = torch.zeros(BLOCKS, 3, WIDTH)
@@ -37,53 +37,78 @@ def item(length=5, frames=1, *, source=False, references=0, value=1.0):
     return made
 
 
-class Draws:
-    """Stands in for the generator: gives the same number for ever."""
+KEEP = BatchRules(all_dropout_rate=0.0, text_dropout_rate=0.0)
+DROP_ALL = BatchRules(all_dropout_rate=1.0, text_dropout_rate=0.0)
+DROP_TEXT = BatchRules(all_dropout_rate=0.0, text_dropout_rate=1.0)
 
-    def __init__(self, value):
-        self.value = value
 
-    def random(self):
-        return self.value
+def drop(one, rules):
+    return drop_conditions([one], UNCONDITIONAL, [np.random.default_rng(0)], rules)
+
+
+def group_of(items, rules=KEEP, seed=0):
+    draws = [Draw(one, (seed, row)) for row, one in enumerate(items)]
+    return make_group(draws, UNCONDITIONAL, torch.device("cpu"), rules)
 
 
 def test_a_full_sample_keeps_its_words_and_its_source():
-    layers, keeps = drop_conditions([item(source=True)], UNCONDITIONAL, Draws(0.99))
+    layers, keeps = drop(item(source=True), KEEP)
     assert keeps == [True]
     assert layers[0].shape[1] == 5
     assert (layers[0] == 1).all()
 
 
 def test_dropping_all_leaves_the_unconditional_chat_and_no_source():
-    layers, keeps = drop_conditions([item(source=True)], UNCONDITIONAL, Draws(0.0))
+    layers, keeps = drop(item(source=True), DROP_ALL)
     assert keeps == [False]
     assert layers[0] is UNCONDITIONAL
 
 
 def test_dropping_the_text_leaves_what_is_seen():
-    layers, keeps = drop_conditions([item(source=True)], UNCONDITIONAL, Draws(0.15))
+    layers, keeps = drop(item(source=True), DROP_TEXT)
     assert keeps == [True]
     assert (layers[0] == 0.5).all()
 
 
 def test_references_stay_when_all_is_drawn_to_be_dropped():
-    layers, keeps = drop_conditions([item(source=True, references=1)], UNCONDITIONAL, Draws(0.0))
+    layers, keeps = drop(item(source=True, references=1), DROP_ALL)
     assert keeps == [True]
     assert (layers[0] == 0.5).all()
 
 
 def test_a_group_pads_and_masks_prompts_of_different_lengths():
-    group = make_group([item(5), item(9)], UNCONDITIONAL, Draws(0.99), torch.device("cpu"))
+    group = group_of([item(5), item(9)])
     assert group.layers[0].shape == (2, 9, WIDTH)
     assert group.context_mask.sum(1).tolist() == [5, 9]
     assert (group.layers[0][0, 5:] == 0).all()
 
 
 def test_a_dropped_source_is_zeros_beside_a_kept_one():
-    group = make_group([item(source=True)], UNCONDITIONAL, Draws(0.0), torch.device("cpu"))
+    group = group_of([item(source=True)], DROP_ALL)
     assert (group.source == 0).all()
-    group = make_group([item(source=True)], UNCONDITIONAL, Draws(0.99), torch.device("cpu"))
+    group = group_of([item(source=True)])
     assert (group.source == 2).all()
+
+
+def test_what_is_random_in_a_sample_does_not_depend_on_the_batch_it_stands_in():
+    items = [item(source=True, value=float(row)) for row in range(6)]
+    rules = BatchRules(all_dropout_rate=0.3, text_dropout_rate=0.3)
+    draws = [Draw(one, (5, row)) for row, one in enumerate(items)]
+    whole = make_group(draws, UNCONDITIONAL, torch.device("cpu"), rules)
+    for parts in ((0, 2), (2, 6)):
+        part = make_group(draws[slice(*parts)], UNCONDITIONAL, torch.device("cpu"), rules)
+        for name in ("noise", "time", "source"):
+            assert torch.equal(getattr(part, name), getattr(whole, name)[slice(*parts)])
+    assert len(set(whole.time.tolist())) == 6
+    assert whole.noise.flatten(1).corrcoef().triu(1).abs().max() < 0.5
+
+
+def test_conditions_are_dropped_as_often_as_told():
+    rules = BatchRules(all_dropout_rate=0.1, text_dropout_rate=0.2)
+    rngs = [np.random.default_rng((1, row)) for row in range(2000)]
+    layers, keeps = drop_conditions([item(source=True)] * 2000, UNCONDITIONAL, rngs, rules)
+    assert keeps.count(False) / 2000 == pytest.approx(0.1, abs=0.02)
+    assert sum(bool((one == 0.5).all()) for one in layers) / 2000 == pytest.approx(0.2, abs=0.03)
 
 
 @pytest.fixture
@@ -179,7 +204,7 @@ def test_prepared_features_are_what_the_pipeline_would_compute(task, tmp_path):
         encoded = None if source is None else pipeline.encode(planned.source)
         references = tuple(pipeline.encode(reference[None]) for reference in planned.references)
         branches, _ = pipeline.guidance_branches(planned, encoded, references)
-    unconditional = unconditional_layers(pipeline.mllm, tokenizer, planned.negative_prompt)
+    unconditional = unconditional_layers(Readers(pipeline.vae, pipeline.mllm, tokenizer))
     torch.testing.assert_close(torch.stack(branches[0].layers)[:, 0].half(), unconditional, rtol=2e-3, atol=2e-3)
     torch.testing.assert_close(torch.stack(branches[-1].layers)[:, 0].half(), prepared["full"], rtol=2e-3, atol=2e-3)
     if source is not None:

@@ -28,23 +28,13 @@ from loomvideo.training.loomvideo import LoomVideoRecipe
 from loomvideo.training.mllm import build_mllm, build_tokenizer, visuals_of
 from loomvideo.training.proxies import reconstruction, selection
 from loomvideo.training.query_objective import TIMESTEPS, VinoModel, ask, predict_velocity
-from loomvideo.training.recipe import Readers
+from loomvideo.training.recipe import NO_DROPOUT, BatchRules, Draw, Readers
 from loomvideo.training.vae import build_vae
 from loomvideo.training.vino import ALIGNMENT, BUCKETS, ENRICHMENT, EVERYTHING, MIXTURE, VinoRecipe
-from loomvideo.training.vino_samples import drop_conditions, make_group
+from loomvideo.training.vino_samples import drop_conditions
 
 CPU = torch.device("cpu")
 SIDE = 64
-
-
-class Draws:
-    """Stands in for the generator: gives the same number for ever."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def random(self):
-        return self.value
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +95,8 @@ def without_reduced(item):
 
 def group_of(recipe, items, name):
     """A batch of the guidance branch of that name."""
-    torch.manual_seed(3)
-    items = items if name == "reduced" else [without_reduced(one) for one in items]
-    return make_group(items, recipe.readers, Draws(0.99 if name == "full" else 0.0), CPU)
+    rules = BatchRules(all_dropout_rate=float(name == "reduced"), text_dropout_rate=float(name == "silent"))
+    return recipe.batch([Draw(item, (3, row)) for row, item in enumerate(items)], CPU, rules)
 
 
 def guided_group(recipe, **others):
@@ -243,24 +232,26 @@ def test_the_target_of_a_proxy_is_the_reference_that_its_chat_names(recipe, task
 
 
 def test_the_text_is_dropped_for_samples_and_the_pictures_for_batches(recipe):
-    items = prepared_samples(recipe, "guided_edit") * 500
-    rng = np.random.default_rng(0)
+    items, rules = prepared_samples(recipe, "guided_edit") * 500, recipe.rules
+    rngs = [np.random.default_rng(row) for row in range(len(items))]
     shares = Counter()
     for _ in range(400):
-        branches = drop_conditions(items[:2], rng)
+        branches = drop_conditions(items[:2], rngs[:2], rules)
         shown = {len(branch["references"]) for branch in branches}
         assert len(shown) == 1
         shares["without pictures"] += shown == {1}
-    assert shares["without pictures"] / 400 == pytest.approx(vino_samples.IMAGE_DROPOUT, abs=0.04)
-    told = [any(branch is item["full"] for item in items[:2]) for branch in drop_conditions(items, Draws(0.5))]
-    assert all(told)
+    assert shares["without pictures"] / 400 == pytest.approx(rules.all_dropout_rate, abs=0.04)
+    kept = drop_conditions(items, rngs, replace(rules, **NO_DROPOUT))
+    assert all(any(branch is item["full"] for item in items[:2]) for branch in kept)
     silent = sum(
         branch is item["silent"]
         for branch, item in zip(
-            drop_conditions([without_reduced(one) for one in items], rng), map(without_reduced, items), strict=True
+            drop_conditions([without_reduced(one) for one in items], rngs, rules),
+            map(without_reduced, items),
+            strict=True,
         )
     )
-    assert silent / len(items) == pytest.approx(vino_samples.TEXT_DROPOUT, abs=0.03)
+    assert silent / len(items) == pytest.approx(rules.text_dropout_rate, abs=0.03)
 
 
 def test_without_its_pictures_a_guided_edit_still_sees_what_is_edited(recipe):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loomvideo.cli.options import REQUEST_OPTIONS, UsageError, is_message
+from loomvideo.cli.options import REQUEST_OPTIONS, UsageError, is_first_process, is_message
 from loomvideo.cli.session import Session, make, request_of
 from loomvideo.media.limits import check_file
 from loomvideo.systems.request import ModelLimits, plan
@@ -74,7 +74,8 @@ def run(
     failed = 0
     for place, line in enumerate(missing, start=1):
         result = carry_out(line, session, options, folder)
-        append(folder / JOURNAL, result)
+        if is_first_process():
+            append(folder / JOURNAL, result)
         failed += result["status"] == "failed"
         tell(f"{place}/{len(missing)} {line.name or ''}", result, quiet=quiet or as_json)
     summary = {
@@ -196,7 +197,7 @@ def append(journal: Path, entry: dict) -> None:
 
 
 def tell(place: str, result: dict, *, quiet: bool) -> None:
-    if result["error"]:
+    if result["error"] and is_first_process():
         print(f"error: {place}: {result['error']}", file=sys.stderr, flush=True)
     elif not quiet:
         print(f"{place}: {result['output']}, seed {result['seed']}, {result['seconds']} s", flush=True)

@@ -1,14 +1,17 @@
 """Where a model runs and in which precision."""
 
+import os
+
 import torch
 
 from loomvideo.cli.options import UsageError
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The named device, else cuda where there is one, else cpu. Raises UsageError for one that is not there."""
+    """The named device, else cuda where there is one (under torchrun the process's own), else cpu. Raises UsageError for one that is not there."""
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        own = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
+        return torch.device(own if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:

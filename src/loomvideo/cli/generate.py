@@ -13,6 +13,7 @@ from loomvideo.cli.options import (
     add_model_options,
     add_request_options,
     given,
+    is_first_process,
 )
 from loomvideo.cli.progress import Progress, show_progress
 from loomvideo.cli.session import Made, Session, make, request_of
@@ -75,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError("--batch and --output-dir go together: give both, or --output for one file")
         if arguments.negative_prompt_video is not None:
             raise UsageError("--negative_prompt_video is for the records of --json_path; use --negative-prompt")
+    arguments.quiet = arguments.quiet or not is_first_process()
+    arguments.json = arguments.json and is_first_process()
     options = merged_options(arguments)
     with show_progress(quiet=arguments.quiet) as progress:
         if arguments.batch is not None or arguments.json_path is not None:

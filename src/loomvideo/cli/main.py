@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from loomvideo import __version__
-from loomvideo.cli.options import Parser, UsageError, is_message
+from loomvideo.cli.options import Parser, UsageError, is_first_process, is_message
 
 DESCRIPTION = """\
 Make and edit video with a multimodal language model.
@@ -27,7 +27,9 @@ COMMANDS = {
     "models": ("loomvideo.cli.models", "list the models at hand"),
     "import": ("loomvideo.cli.import_", "turn published weights into one folder"),
     "evaluate": ("loomvideo.cli.evaluate", "measure a model"),
+    "data": ("loomvideo.cli.data", "check a data set, or prepare it for training"),
     "train": ("loomvideo.cli.train", "train a model"),
+    "lora": ("loomvideo.cli.lora", "merge LoRAs into a model"),
 }
 
 DONE, USAGE, INTERRUPTED = 0, 2, 130
@@ -45,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not is_message(error):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        if is_first_process():  # what a person can change is wrong in all of them
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE
 
 
@@ -56,7 +59,7 @@ def told_in_one_line() -> Iterator[None]:
         usual = warnings.showwarning
 
         def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
-            if is_message(message):
+            if is_message(message) and is_first_process():
                 print(f"warning: {message}", file=sys.stderr)
             else:
                 usual(message, category, *where, **more)

@@ -4,6 +4,7 @@ import argparse
 import copy
 import difflib
 import math
+import os
 from typing import NoReturn
 
 from loomvideo.pipelines import PIPELINES
@@ -24,6 +25,7 @@ REQUEST_OPTIONS = (
     "height",
     "width",
     "num_frames",
+    "window",
     "fps",
     "num_inference_steps",
     "guidance_scale",
@@ -32,11 +34,16 @@ REQUEST_OPTIONS = (
     "seed",
     "think",
 )
-MODEL_OPTIONS = ("system", "model", "device", "dtype", "lora")
+MODEL_OPTIONS = ("system", "model", "device", "dtype", "memory_limit", "lora")
 
 
 class UsageError(ValueError):
     """What was typed cannot be done: the value, the rule and the way out, in one line."""
+
+
+def is_first_process() -> bool:
+    """Whether this is the one process, or of those that torchrun started the one that writes and prints."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def is_message(error: Exception) -> bool:
@@ -137,6 +144,12 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
         help="frames to make; 1 makes a picture",
     )
     size.add_argument(
+        "--window",
+        type=whole_number,
+        metavar="N",
+        help="edit a source of any length N frames at a time (default: as many as the model makes, where more are asked for)",
+    )
+    size.add_argument(
         "--fps", "--sample_fps", type=number, metavar="RATE", help="frames per second (default: the model's rate)"
     )
 
@@ -172,6 +185,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--model", metavar="NAME", help="builtin (default), a folder, or a Hugging Face Hub id")
     model.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: cuda where there is one)")
     model.add_argument("--dtype", choices=DTYPES, help="precision (default: bfloat16 on cuda, else float32)")
+    model.add_argument(
+        "--memory-limit", metavar="SIZE", help="stay within 24GB, 16GB, 12GB ...: slower where that is short"
+    )
     model.add_argument(
         "--lora", action="append", metavar="FILE[:WEIGHT]", help="a LoRA on the denoiser; may be repeated"
     )

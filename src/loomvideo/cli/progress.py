@@ -13,6 +13,9 @@ SECONDS_BETWEEN_LINES = 10.0  # in a log file, where a line cannot be redrawn
 
 
 class Progress(Protocol):
+    def tell(self, line: str) -> None:
+        """Something was chosen."""
+
     def stage(self, name: str) -> None:
         """Something of unknown length begins."""
 
@@ -21,6 +24,9 @@ class Progress(Protocol):
 
 
 class Silence:
+    def tell(self, line: str) -> None:
+        pass
+
     def stage(self, name: str) -> None:
         pass
 
@@ -34,6 +40,9 @@ class Lines:
     def __init__(self) -> None:
         self.name = ""
         self.began = self.told = time.monotonic()
+
+    def tell(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
 
     def stage(self, name: str) -> None:
         self.name = name
@@ -54,6 +63,9 @@ class Bar:
     def __init__(self, display: "RichProgress") -> None:
         self.display = display
         self.task = display.add_task("starting", total=None)
+
+    def tell(self, line: str) -> None:
+        self.display.console.print(line, highlight=False, markup=False)
 
     def stage(self, name: str) -> None:
         self.display.remove_task(self.task)

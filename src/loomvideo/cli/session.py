@@ -1,16 +1,17 @@
 """One model, loaded when it is first needed, and what it makes of requests."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from loomvideo import __version__
-from loomvideo.cli.options import MODEL_OPTIONS, REQUEST_OPTIONS, SYSTEMS, UsageError
+from loomvideo.cli.options import MODEL_OPTIONS, REQUEST_OPTIONS, SYSTEMS, UsageError, is_first_process
 from loomvideo.cli.progress import Progress
 from loomvideo.media.clip import Clip, probe, write_clip, write_picture
 from loomvideo.media.pictures import PICTURE_SUFFIXES
@@ -41,6 +42,7 @@ class Session:
             raise UsageError(f"system {named['system']!r}: there is no such system; use {', '.join(SYSTEMS)}")
         self.progress = progress
         self.loras = [parse_lora(text) for text in named.get("lora", ())]
+        self.memory_limit = limit_of(named.get("memory_limit"))
         self.device = choose_device(named.get("device"))
         self.dtype = choose_dtype(named.get("dtype"), self.device)
         self.folder = resolve_model(str(named.get("model", "builtin")), system=named.get("system"))
@@ -49,10 +51,43 @@ class Session:
 
     @cached_property
     def pipeline(self) -> "VideoPipeline":
+        from loomvideo.models.attention import choose_kernel
+        from loomvideo.team import form_team
+
+        pipeline = self._with_loras()
+        if self.memory_limit is not None:
+            pipeline = self._within_limit(pipeline, self.memory_limit)
+        else:
+            pipeline.to(self.device)
+        pipeline.team = form_team(self.device)
+        kernel = choose_kernel(self.device, self.dtype)
+        kernel.use()
+        self.progress.tell(str(kernel))
+        return pipeline
+
+    def _with_loras(self) -> "VideoPipeline":
         from loomvideo.cli.lora import load_loras
 
         pipeline = self._load()
         load_loras(pipeline.transformer, self.loras)
+        return pipeline
+
+    def _within_limit(self, pipeline: "VideoPipeline", limit: int) -> "VideoPipeline":
+        """The pipeline, arranged to keep within a limit; in bfloat16 where no more was asked for and nothing else does."""
+        import torch
+
+        from loomvideo.systems import memory
+
+        try:
+            arrangement = memory.arrange(pipeline, limit, self.device)
+        except memory.MemoryLimitError:
+            if "dtype" in self.options or self.dtype != torch.float32:
+                raise
+            self.dtype = torch.bfloat16
+            pipeline = self._with_loras()
+            arrangement = memory.arrange(pipeline, limit, self.device)
+        memory.apply(pipeline, arrangement, self.device)
+        self.progress.tell(f"{arrangement}; {str(self.dtype).removeprefix('torch.')}")
         return pipeline
 
     @cached_property
@@ -63,7 +98,7 @@ class Session:
         from loomvideo.checkpoint import components
 
         others = [name for name, kind in components(self.folder).items() if issubclass(kind, nn.Module)]
-        return self._load(**{name: None for name in others if name != "mllm"})
+        return self._load(**{name: None for name in others if name != "mllm"}).to(self.device)
 
     def _load(self, **components: Any) -> "VideoPipeline":
         from diffusers.utils import logging as diffusers_logging
@@ -78,14 +113,19 @@ class Session:
         found = pipeline_class(self.options["system"])
         pipeline = found.from_pretrained(self.folder, dtype=self.dtype, **components)
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline.to(self.device)
+        return pipeline
 
     def load(self) -> None:
         """Load the weights now, so that what is wrong with them is told before the first request, and once."""
         _ = self.pipeline
 
     def generate(self, decided: Plan) -> np.ndarray:
-        """uint8 frames (t, y, x, 3)."""
+        """uint8 frames (t, y, x, 3); none where another process of a team has them."""
+        nothing = np.empty((0, decided.output_height, decided.output_width, 3), np.uint8)
+        return np.concatenate([nothing, *self.stream(decided)])
+
+    def stream(self, decided: Plan) -> Iterator[np.ndarray]:
+        """The same, a few frames at a time while they are made."""
         from torch import OutOfMemoryError
 
         def on_step(pipeline: object, step: int, timestep: object, tensors: dict) -> dict:
@@ -93,7 +133,7 @@ class Session:
             return {}
 
         try:
-            output = self.pipeline.generate(
+            yield from self.pipeline.stream(
                 decided,
                 callback_on_step_end=on_step,
                 callback_on_stage=lambda stage: self.progress.stage(STAGES[stage]),
@@ -103,7 +143,6 @@ class Session:
             raise MemoryShort(
                 f"{self.device} has too little memory for {size}; ask for fewer or smaller ones"
             ) from error
-        return (255 * np.asarray(output.frames)).round().astype(np.uint8)
 
     def think(self, decided: Plan) -> Plan:
         """The plan as think mode leaves it; the same one where it was not asked for."""
@@ -132,8 +171,18 @@ class Session:
             "guidance_scale": decided.guidance_scale,
             "guidance_scale_visual": decided.guidance_scale_visual,
             "seed": decided.seed,
+            **({"window": decided.window} if decided.window is not None else {}),
             **({"think": True, "rewritten_prompt": decided.prompt} if request.think else {}),
         }
+
+
+def limit_of(text: str | None) -> int | None:
+    """Bytes of --memory-limit."""
+    if text is None:
+        return None
+    from loomvideo.systems.memory import parse_limit
+
+    return parse_limit(text)
 
 
 def read_limits(folder: Path) -> ModelLimits:
@@ -186,14 +235,31 @@ def make(session: Session, request: Request, decided: Plan, output: Path) -> Mad
     session.load()  # which is not part of the time that a request takes
     began = time.monotonic()
     decided = session.think(decided)
-    frames = session.generate(decided)
     recipe = session.recipe(request, decided)
-    session.progress.stage("writing")
-    if output.suffix.lower() in PICTURE_SUFFIXES:
-        write_picture(output, frames[0], metadata=recipe)
+    if not is_first_process():
+        session.generate(decided)
+    elif output.suffix.lower() in PICTURE_SUFFIXES:
+        write_picture(output, session.generate(decided)[0], metadata=recipe)
     else:
+        streamed = decided.window is not None and output.suffix.lower() != ".gif"
+        frames: Any = Streamed(decided, session.stream(decided)) if streamed else session.generate(decided)
+        session.progress.stage("writing")
         write_clip(output, Clip(frames, decided.fps), metadata=recipe, sound_from=sound_of(request, decided, session))
     return Made(output, decided, time.monotonic() - began, recipe)
+
+
+class Streamed:
+    """Frames that are made while they are written: what `write_clip` asks of an array of them."""
+
+    def __init__(self, decided: Plan, pieces: Iterator[np.ndarray]) -> None:
+        self.shape = (decided.output_frames, decided.output_height, decided.output_width, 3)
+        self.pieces = pieces
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return chain.from_iterable(self.pieces)
 
 
 def sound_of(request: Request, decided: Plan, session: Session) -> Path | None:

@@ -10,6 +10,8 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any
 
+from loomvideo.data.samples import DataError
+
 GENERATE_IMAGE = "Generate an image: "
 GENERATE_IMAGE_WITH_REFERENCES = "Generate an image with reference images: "
 RECONSTRUCT_IMAGE = "Reconstruct this image: "
@@ -21,7 +23,7 @@ EDIT_VIDEO = "Edit this video: "
 EDIT_VIDEO_WITH_REFERENCES = "Edit this video with reference images: "
 
 
-class RecordError(ValueError):
+class RecordError(DataError):
     """A record or a processor's name that the published formats do not know."""
 
 

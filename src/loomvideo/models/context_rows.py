@@ -56,10 +56,12 @@ class QueryTransformer(ModelMixin, ConfigMixin):
                     nn.init.xavier_uniform_(module.weight)
                     nn.init.zeros_(module.bias)
 
-    def forward(self, sequence: Tensor) -> Tensor:
-        """(b, m, in_dim) -> (b, q, d)."""
-        memory = self.encoder(self.fc(sequence.to(self.decoder_query.dtype)))
-        return self.decoder(self.decoder_query.expand(len(sequence), -1, -1), memory)
+    def forward(self, sequence: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(b, m, in_dim) -> (b, q, d). Where sequences are padded, `mask` (b, m) is true at what is to be read."""
+        padding = None if mask is None else ~mask
+        memory = self.encoder(self.fc(sequence.to(self.decoder_query.dtype)), src_key_padding_mask=padding)
+        queries = self.decoder_query.expand(len(sequence), -1, -1)
+        return self.decoder(queries, memory, memory_key_padding_mask=padding)
 
     def each(self, tokens: Tensor) -> Tensor:
         """Every token read by itself: (b, m, in_dim) -> (b, m * q, d), the rows of the first token first."""
@@ -121,7 +123,7 @@ class StateProjection(ModelMixin, ConfigMixin):
 
     def null_states(self) -> Tensor:
         """What stands for the hidden states where the request is dropped: two rows (1, 2, dm) of 1e-6."""
-        return torch.full((1, 2, self.config["in_dim"]), 1e-6, device=self.device)
+        return torch.full((1, 2, self.config["in_dim"]), 1e-6)
 
 
 class FixedRows(ModelMixin, ConfigMixin):

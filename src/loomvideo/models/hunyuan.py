@@ -19,6 +19,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from loomvideo.conditioning.markers import bounded_positions, bounded_tokens
+from loomvideo.models.attention import AttentionFunction, attention
 from loomvideo.models.wan import Sizes, gated_residual, modulated_norm, patchify, rotate, unpatchify
 
 FREQ_DIM = 256  # of the sinusoids of time and guidance
@@ -48,12 +49,6 @@ def rope_table(positions: Tensor, axis_dims: Sequence[int], theta: float) -> Ten
         angles.append(positions[:, axis, None].double() * theta ** (-steps / dim))
     angles = torch.cat(angles, dim=1)
     return torch.complex(angles.cos().float(), angles.sin().float())
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """(b, n, h, k) queries to (b, n, d) tokens."""
-    attended = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask)
-    return attended.transpose(1, 2).flatten(2)
 
 
 def embed_number(embedder: nn.Module, number: Tensor) -> Tensor:
@@ -115,7 +110,7 @@ class RefinerAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = (linear(x).unflatten(-1, (self.num_heads, -1)) for linear in (self.to_q, self.to_k, self.to_v))
-        return self.to_out[0](attend(q, k, v, mask))
+        return self.to_out[0](attention(q, k, v, mask).flatten(2))
 
 
 class RefinerBlock(nn.Module):
@@ -171,6 +166,8 @@ class TokenRefiner(nn.Module):
 class Attention(nn.Module):
     """Weights of one stream; queries and keys are RMS-normalised in every head."""
 
+    attend: AttentionFunction = staticmethod(attention)  # another one where the tokens lie on several devices
+
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -192,7 +189,7 @@ class Attention(nn.Module):
 class SelfAttention(Attention):
     def forward(self, x: Tensor, rope: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = self.project(x)
-        return attend(rotate(q, rope), rotate(k, rope), v, mask)
+        return self.attend(rotate(q, rope), rotate(k, rope), v, mask).flatten(2)
 
 
 class JointAttention(Attention):
@@ -215,7 +212,7 @@ class JointAttention(Attention):
     def forward(self, x: Tensor, text: Tensor, rope: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         streams = zip(self.project(x), self.project_text(text), strict=True)
         q, k, v = (torch.cat(pair, dim=1) for pair in streams)  # (b, v + m, h, k)
-        attended = attend(rotate(q, rope), rotate(k, rope), v, mask)
+        attended = self.attend(rotate(q, rope), rotate(k, rope), v, mask).flatten(2)
         visual, textual = attended.split([x.shape[1], text.shape[1]], dim=1)
         return self.to_out[0](visual), self.to_add_out(textual)
 

@@ -21,7 +21,7 @@ from loomvideo.models.wan import Block, WanTransformer, grid_positions, patchify
 class ContextConditions:
     """All that the denoiser needs to know of a request (or a training batch) and that no step changes."""
 
-    context: tuple[tuple[Tensor, Tensor], ...]  # keys and values (b, h, m, k) of every block's cross-attention
+    context: tuple[tuple[Tensor, Tensor], ...]  # keys and values (b, m, h, k) of every block's cross-attention
     context_bias: Tensor | None  # (b, 1, 1, m), what is added to the logits of the rows
     rope: Tensor  # complex64 (n, 1, k / 2)
 
@@ -84,13 +84,14 @@ class OmniVideoTransformer3DModel(WanTransformer):
         return ContextConditions(
             context=tuple(block.attn2.keys_values(embedded) for block in cast("Sequence[Block]", self.blocks)),
             context_bias=bias,
-            rope=rope_table(positions, self.axis_dims, rounded=False, fresh_time=False).unsqueeze(1).to(self.device),
+            rope=rope_table(positions, self.axis_dims, rounded=False, fresh_time=False).unsqueeze(1).to(rows.device),
         )
 
     def forward(self, latents: Tensor, timestep: Tensor, conditions: ContextConditions) -> Tensor:
         """Velocity (b, c, f, y, x) of noisy latents (b, c, f, y, x) at timestep (b,) in 0..1000."""
         embedding, modulation = self.condition_embedder(timestep)
         x = patchify(self.patch_embedding, latents)  # (b, n, d)
+        num_target = x.shape[1]
         for block, context in zip(self.blocks, conditions.context, strict=True):
-            x = self.run_block(block, x, modulation, x.shape[1], conditions.rope, context, conditions.context_bias)
+            x = self.run_block(block, x, modulation, num_target, conditions.rope, context, conditions.context_bias)
         return self.velocity(x, embedding, self.grid(latents.shape))

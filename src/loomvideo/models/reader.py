@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextIteratorStreamer
 
 from loomvideo.models.chat import END_OF_TURN, Chat, tokenise
+from loomvideo.models.offload import fetch, working_device
 from loomvideo.models.qwen import model_arguments
 
 Kind = Literal["image", "video"]
@@ -77,8 +78,7 @@ class QwenReader:
     def hidden_states(self, chat: Chat) -> Tensor:
         """The last layer's states (1, m, dm) of all positions, after the final norm."""
         mllm: Any = self.mllm
-        if hasattr(mllm, "_hf_hook"):  # offloaded: fetched by hand, for its own forward is not the way in
-            mllm._hf_hook.pre_forward(mllm)
+        fetch(mllm)
         return mllm.base_model(**self._arguments(chat), use_cache=False).last_hidden_state
 
     def answer(self, chat: Chat, decoding: Decoding) -> "StreamedAnswer":
@@ -96,10 +96,11 @@ class QwenReader:
     def embeddings(self, text: str) -> Tensor:
         """Token embeddings (m, dm) of a text and of the end of a turn, so that an empty one has a row, too."""
         embedding: Any = self.mllm.get_input_embeddings()
-        return embedding(torch.tensor(self.token_ids(text + END_OF_TURN), device=embedding.weight.device))
+        fetch(self.mllm)
+        return embedding(torch.tensor(self.token_ids(text + END_OF_TURN), device=working_device(self.mllm)))
 
     def _arguments(self, chat: Chat) -> dict[str, Tensor]:
-        return model_arguments(self.mllm, tokenise(self.tokenizer, [chat]).to(torch.device(self.mllm.device)))
+        return model_arguments(self.mllm, tokenise(self.tokenizer, [chat]).to(working_device(self.mllm)))
 
 
 class StreamedAnswer(TextIteratorStreamer):

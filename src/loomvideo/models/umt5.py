@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
 
 from loomvideo.conditioning.context import CutWarning
+from loomvideo.models.offload import working_device
 
 MAX_TOKENS = 512
 
@@ -34,7 +35,8 @@ def encode_texts(
             )
             row[max_tokens - 1 :] = row[-1:]  # the end of sequence stays
     lengths = [len(row) for row in ids]
-    padded = torch.tensor([[*row, *[0] * (max(lengths) - len(row))] for row in ids], device=encoder.device)
-    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long().to(encoder.device)
+    device = working_device(encoder)
+    padded = torch.tensor([[*row, *[0] * (max(lengths) - len(row))] for row in ids], device=device)
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long().to(device)
     states = encoder(input_ids=padded, attention_mask=mask).last_hidden_state
     return [state[:length] for state, length in zip(states, lengths, strict=True)]

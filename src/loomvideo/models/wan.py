@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from loomvideo.conditioning.references import modulate_segments, reference_time
 from loomvideo.conditioning.source import add_source
+from loomvideo.models.attention import AttentionFunction, attention
 
 ROPE_THETA = 10_000.0
 Sizes = tuple[int, int, int]  # along time, rows and columns
@@ -31,7 +32,7 @@ Sizes = tuple[int, int, int]  # along time, rows and columns
 class Conditions:
     """All that the denoiser needs to know of a request (or a training batch) and that no step changes."""
 
-    context: tuple[tuple[Tensor, Tensor], ...]  # keys and values (b, h, m, k) of every block's cross-attention
+    context: tuple[tuple[Tensor, Tensor], ...]  # keys and values (b, m, h, k) of every block's cross-attention
     context_mask: Tensor | None  # (b, 1, 1, m), True at real tokens
     source: Tensor | None  # (b, n, d), or (1, 1, d) where there is no source
     references: Tensor | None  # (b, r, d)
@@ -144,30 +145,25 @@ class Attention(nn.Module):
     def split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1))  # (b, n, d) -> (b, n, h, k)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(b, h, n, k) queries to (b, n, d) tokens."""
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.to_out[0](attended.transpose(1, 2).flatten(2))
-
 
 class SelfAttention(Attention):
+    attend: AttentionFunction = staticmethod(attention)  # another one where the tokens lie on several devices
+
     def forward(self, x: Tensor, rope: Tensor) -> Tensor:
         q = rotate(self.split_heads(self.norm_q(self.to_q(x))), rope)
         k = rotate(self.split_heads(self.norm_k(self.to_k(x))), rope)
         v = self.split_heads(self.to_v(x))
-        return self.attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        return self.to_out[0](self.attend(q, k, v, None).flatten(2))
 
 
 class CrossAttention(Attention):
     def keys_values(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, m, d) -> keys and values (b, h, m, k): they do not depend on the step."""
-        k = self.split_heads(self.norm_k(self.to_k(context)))
-        v = self.split_heads(self.to_v(context))
-        return k.transpose(1, 2), v.transpose(1, 2)
+        """(b, m, d) -> keys and values (b, m, h, k): they do not depend on the step."""
+        return self.split_heads(self.norm_k(self.to_k(context))), self.split_heads(self.to_v(context))
 
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        q = self.split_heads(self.norm_q(self.to_q(x))).transpose(1, 2)
-        return self.attend(q, *keys_values, mask=mask)
+        q = self.split_heads(self.norm_q(self.to_q(x)))
+        return self.to_out[0](attention(q, *keys_values, mask).flatten(2))
 
 
 class Block(nn.Module):
@@ -349,9 +345,9 @@ class LoomVideoTransformer3DModel(WanTransformer):
                 for block, layer in zip(cast("Sequence[Block]", self.blocks), layers, strict=True)
             ),
             context_mask=None if context_mask is None else context_mask.bool()[:, None, None, :],
-            source=self._source_tokens(source),
+            source=self._source_tokens(source, layers[0]),
             references=self._reference_tokens(references),
-            rope=self._rope(grid, [self.grid(latents.shape) for latents in references]),
+            rope=self._rope(grid, [self.grid(latents.shape) for latents in references]).to(layers[0].device),
         )
 
     def forward(self, latents: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
@@ -367,12 +363,12 @@ class LoomVideoTransformer3DModel(WanTransformer):
             x = self.run_block(block, x, modulation, num_target, conditions.rope, context, conditions.context_mask)
         return self.velocity(x[:, :num_target], embedding, self.grid(latents.shape))
 
-    def _source_tokens(self, source: Tensor | None) -> Tensor | None:
+    def _source_tokens(self, source: Tensor | None, near: Tensor) -> Tensor | None:
         if self.source_patch_embedding is None:
             return None
         if source is None:  # one patch of zeros stands for all of them
-            weight = self.source_patch_embedding.weight
-            source = weight.new_zeros(1, *weight.shape[1:])
+            weight = self.source_patch_embedding.weight  # lies elsewhere than its input where it is offloaded
+            source = torch.zeros(1, *weight.shape[1:], dtype=weight.dtype, device=near.device)
         return patchify(self.source_patch_embedding, source)
 
     def _reference_tokens(self, references: Sequence[Tensor]) -> Tensor | None:
@@ -392,7 +388,7 @@ class LoomVideoTransformer3DModel(WanTransformer):
             )
             for part, time in zip([grid, *reference_grids], times, strict=True)
         ]
-        return torch.cat(tables).unsqueeze(1).to(self.device)
+        return torch.cat(tables).unsqueeze(1)
 
     def _check_conditions(self, layers: Sequence[Tensor], latent_shape: Sequence[int], source: Tensor | None) -> Sizes:
         if len(layers) != len(self.blocks):

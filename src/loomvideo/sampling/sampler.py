@@ -9,6 +9,7 @@ from torch import Tensor
 from loomvideo.sampling.guidance import guide
 
 Branch = Callable[[Tensor, Tensor], Tensor]  # (latents, timestep) -> the velocities of one or more branches, stacked
+OnVelocity = Callable[[int, Tensor], Tensor]  # (step, guided velocity) -> the velocity to go on with
 OnStep = Callable[[int, Tensor, Tensor], Tensor | None]  # (step, timestep, latents) -> latents to go on with, or None
 
 
@@ -32,6 +33,7 @@ def sample(
     scheduler: Scheduler,
     noise: Tensor,
     num_inference_steps: int,
+    on_velocity: OnVelocity | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Latents from noise: at every step the guided velocity moves them one step of the scheduler.
@@ -41,6 +43,7 @@ def sample(
             each gives velocities (k, *latents.shape), so that k branches of equal shape may run as one batch.
         scales: one guidance scale fewer than there are velocities, in the same order.
         noise: standard normal; its precision is the precision of the solver.
+        on_velocity: may change the guided velocity of a step: the solver goes on with what it gives.
         on_step: called after every step; a tensor that it returns replaces the latents.
 
     Raises:
@@ -51,6 +54,7 @@ def sample(
     for step, timestep in enumerate(scheduler.timesteps):
         velocities = torch.cat([branch(latents, timestep) for branch in branches])
         velocity = guide(velocities.unbind(), scales)
+        velocity = velocity if on_velocity is None else on_velocity(step, velocity)
         check_finite(velocity, "velocity", step, num_inference_steps)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
         check_finite(latents, "latents", step, num_inference_steps)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loomvideo.conditioning.deepstack import layers_for_blocks
 from loomvideo.models.chat import Chat, full_chat, tokenise, unconditional_chat, visual_chat
+from loomvideo.models.offload import fetch
 from loomvideo.models.qwen import layer_features, set_rotary_tables
 from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.sampling.sampler import Branch
@@ -98,8 +99,7 @@ class LoomVideoPipeline(VideoPipeline):
 
     def read(self, chat: Chat) -> list[Tensor]:
         """The language-model layers (1, m, dm) that the denoiser's blocks attend to, in the blocks' order."""
-        if hasattr(self.mllm, "_hf_hook"):  # offloaded: fetched by hand, for its own forward is not the way in
-            self.mllm._hf_hook.pre_forward(self.mllm)
+        fetch(self.mllm)
         layers = layer_features(self.mllm, tokenise(self.tokenizer, [chat]).to(self._execution_device))
         blocks = self.transformer.config["num_layers"]
         return [

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKLWan, SchedulerMixin
+from diffusers import AutoencoderKLWan, ModelMixin, SchedulerMixin
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, UMT5EncoderModel
 
@@ -40,6 +40,8 @@ from loomvideo.systems.thinking import THINKING
 # Parts by which a model is of one release or the other, and those of the second one's expert for low noise.
 FIRST_RELEASE = ("vision_head", "adapter")
 SECOND_RELEASE = ("state_projection",)
+# Parts that stay when others are offloaded: they are small, and torch's own transformer layers pass by their hooks.
+SMALL = ("vision_head", "adapter", "state_projection", "state_projection_2", "source_tokenizer", "source_tokenizer_2")
 LOW_NOISE = ("transformer_2", "source_tokenizer_2", "state_projection_2")
 
 
@@ -114,17 +116,33 @@ def second_release(
 
 
 def denoiser(
-    transformer: OmniVideoTransformer3DModel, contexts: Sequence[Tensor], latent_shape: Sequence[int]
+    transformer: OmniVideoTransformer3DModel,
+    contexts: Sequence[Tensor],
+    latent_shape: Sequence[int],
+    added: Tensor | None = None,
 ) -> Branch:
-    """The velocity function of k guidance branches with contexts (m, dt), as one batch."""
+    """The velocity function of k guidance branches with contexts (m, dt), as one batch.
+
+    `added` (k, c, f, y, x) is what every branch adds to the noisy latents.
+    """
     conditions = transformer.prepare(contexts, latent_shape=latent_shape)
 
     def velocities(latents: Tensor, timestep: Tensor) -> Tensor:
-        batch = latents.to(transformer.dtype).expand(len(contexts), *latents.shape[1:])
+        noisy = latents if added is None else latents + added
+        batch = noisy.to(transformer.dtype).expand(len(contexts), *latents.shape[1:])
         velocity = transformer(batch, timestep.expand(len(contexts)), conditions)
         return velocity.to(latents.dtype).unsqueeze(1)  # (k, 1, c, f, y, x)
 
     return velocities
+
+
+def added_sources(branches: Sequence[GuidanceBranch], latent_shape: Sequence[int]) -> Tensor | None:
+    """What k branches add to noisy latents of a shape (1, c, f, y, x): their sources, or nothing (k, c, f, y, x)."""
+    sources = [branch.source for branch in branches]
+    like = next((source for source in sources if source is not None), None)
+    if like is None:
+        return None
+    return torch.cat([like.new_zeros(tuple(latent_shape)) if source is None else source for source in sources])
 
 
 @dataclass(frozen=True)
@@ -148,14 +166,13 @@ class OmniVideoPipeline(VideoPipeline):
     - `order`: of the context's parts, as the code was "released" or as in the "paper";
     - `truncation`: of a context with too many rows, its "source" rows first or, as "released", whatever stands last;
     - `guidance`: "standard", or "released", whose scale 5 is the standard 6;
+    - `use_visual_as_input`: whether a source is added to the noisy latents, too, which tells its rows' places;
     - `boundary_ratio`: the part of the noise levels, from the highest, from which the first expert serves.
     """
 
     system: ClassVar[str] = "omnivideo"
-    model_cpu_offload_seq = (
-        "text_encoder->mllm->vision_head->adapter->state_projection->state_projection_2->source_tokenizer->"
-        "source_tokenizer_2->transformer->transformer_2->vae"
-    )
+    model_cpu_offload_seq = "text_encoder->mllm->transformer->transformer_2->vae"
+    _exclude_from_cpu_offload: ClassVar = ["fixed_rows", *SMALL]
     _optional_components: ClassVar = [
         *FIRST_RELEASE, *SECOND_RELEASE, *LOW_NOISE, "fixed_rows", "text_encoder", "text_tokenizer",
     ]  # fmt: skip
@@ -185,6 +202,7 @@ class OmniVideoPipeline(VideoPipeline):
         truncation: str = "source",
         guidance: str = "standard",
         boundary_ratio: float = 0.875,
+        use_visual_as_input: bool = False,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -205,6 +223,7 @@ class OmniVideoPipeline(VideoPipeline):
             state_projection_2=state_projection_2,
         )
         choices = {"order": order, "truncation": truncation, "guidance": guidance, "boundary_ratio": boundary_ratio}
+        choices |= {"use_visual_as_input": use_visual_as_input}
         check_choices(choices)
         self._configure(limits, frame_rule, pixel_budgets, thinking, **choices)
         if transformer is not None:  # the language model alone answers questions
@@ -253,6 +272,11 @@ class OmniVideoPipeline(VideoPipeline):
             return [Expert(self.transformer, high)]
         low = second_release(self.state_projection_2, self.source_tokenizer_2, boundaries, **options)
         return [Expert(self.transformer, high), Expert(self.transformer_2, low)]
+
+    @property
+    def denoisers_at_work(self) -> list[ModelMixin]:
+        """The models that make velocities, that of high noise first."""
+        return [model for model in (self.transformer, self.transformer_2) if model is not None]
 
     def states(self, plan: Plan) -> Tensor:
         """The language model's last hidden states (1, m, dm) of a request."""
@@ -309,8 +333,9 @@ class OmniVideoPipeline(VideoPipeline):
     ) -> Branch:
         """Velocities of some guidance branches as one batch. Their contexts are made now; two experts' keys and values
         when their noise levels come."""
+        added = added_sources(branches, latent_shape) if self.config["use_visual_as_input"] else None
         makers = [
-            partial(denoiser, expert.transformer, [expert.context(branch) for branch in branches], latent_shape)
+            partial(denoiser, expert.transformer, [expert.context(branch) for branch in branches], latent_shape, added)
             for expert in experts
         ]
         if len(makers) == 1:

@@ -4,14 +4,16 @@ A system says what its guidance branches are told; reading the request, the loop
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
@@ -24,9 +26,11 @@ from loomvideo.models.chat import Chat, chat
 from loomvideo.models.qwen import FrameRule, PixelBudget, Visual, picture, video
 from loomvideo.models.reader import Decoding, QwenReader, StreamedAnswer
 from loomvideo.sampling.sampler import Branch, OnStep, sample
+from loomvideo.sampling.windows import Seam, windows
 from loomvideo.systems import thinking
-from loomvideo.systems.request import ModelLimits, Plan, Request, Task, frames_to_describe
+from loomvideo.systems.request import ModelLimits, Plan, Request, Task, frames_to_describe, latent_frames
 from loomvideo.systems.request import plan as make_plan
+from loomvideo.team import Team
 
 DESCRIBE = "Describe what you see."
 StepCallback = Callable[[DiffusionPipeline, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
@@ -51,6 +55,9 @@ class VideoPipeline(DiffusionPipeline):
     """
 
     system: ClassVar[str]
+    batch_branches = True  # off where memory is short
+    weights_on_disk: TemporaryDirectory | None = None  # where they wait, if memory is short
+    team: Team | None = None  # the ranks that share the work of every request, where there are several
 
     def _configure(
         self,
@@ -109,6 +116,7 @@ class VideoPipeline(DiffusionPipeline):
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
+        window: int | None = None,
         fps: float | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -131,6 +139,7 @@ class VideoPipeline(DiffusionPipeline):
             height=height,
             width=width,
             num_frames=num_frames,
+            window=window,
             fps=fps,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
@@ -166,34 +175,108 @@ class VideoPipeline(DiffusionPipeline):
 
         Raises:
             NotFiniteError: NaN or infinity, with the step at which it appeared.
+
+        Of a team, every rank calls this with the same plan; where the VAE is not Wan's, the leading one alone has frames.
         """
         begin = callback_on_stage or (lambda stage: None)
+        if self.team is not None:
+            plan = replace(plan, seed=self.team.agree(plan.seed))
         generator = generator or torch.Generator().manual_seed(plan.seed)
         noise = self.draw_noise(plan, generator) if latents is None else latents
-
         if plan.think:
             begin("think")
             plan = self.think(plan)
-        begin("read")
-        branches, scales = self.condition(
-            plan, noise.shape, posterior=generator if sample_posterior else None, batch_branches=batch_branches
+        finished = self.latents_in_turn(
+            plan,
+            noise,
+            posterior=generator if sample_posterior else None,
+            batch_branches=batch_branches,
+            callback_on_step_end=callback_on_step_end,
+            begin=begin,
         )
-
-        begin("sample")
-        with self.progress_bar(total=plan.num_inference_steps) as progress:  # pyright: ignore[reportCallIssue]
-            latents = sample(
-                branches,
-                scales,
-                scheduler=self.scheduler,
-                noise=noise.to(self._execution_device),
-                num_inference_steps=plan.num_inference_steps,
-                on_step=self._step_callback(progress.update, callback_on_step_end),
-            )
-
+        latents = torch.cat(list(finished), dim=2)
         begin("decode")
         frames = latents if output_type == "latent" else self.decode(latents, plan, output_type)
         self.maybe_free_model_hooks()
         return VideoOutput(frames=frames, fps=plan.fps, plan=plan)
+
+    @torch.no_grad()
+    def stream(
+        self,
+        plan: Plan,
+        *,
+        batch_branches: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_stage: Callable[[str], None] | None = None,
+    ) -> Iterator[np.ndarray]:
+        """The frames of a plan uint8 (t, y, x, 3), a few at a time: each window of a long clip is decoded when it is made.
+
+        Of a team, every rank must go through all of it; only the leading one is given frames.
+        """
+        begin = callback_on_stage or (lambda stage: None)
+        if self.team is not None:
+            plan = replace(plan, seed=self.team.agree(plan.seed))
+        noise = self.draw_noise(plan, torch.Generator().manual_seed(plan.seed))
+        finished = self.latents_in_turn(
+            plan,
+            noise,
+            batch_branches=batch_branches,
+            callback_on_step_end=callback_on_step_end,
+            begin=begin,
+        )
+        left = plan.output_frames
+        decode_in_turn = pixels.decode_in_turn if self.team is None else self.team.decode_in_turn
+        for frames in decode_in_turn(self.vae, finished, noise.shape[2]):
+            shown = plan.cut(frames[0])[:left]
+            left -= len(shown)
+            if len(shown) and (self.team is None or self.team.leads):
+                yield (255 * shown).round().byte().cpu().numpy()
+        self.maybe_free_model_hooks()
+
+    def latents_in_turn(
+        self,
+        plan: Plan,
+        noise: Tensor,
+        *,
+        posterior: torch.Generator | None = None,
+        batch_branches: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        begin: Callable[[str], None] = lambda stage: None,
+    ) -> Iterator[Tensor]:
+        """The latents (1, c, f, y, x) of each window of a plan, or of the one that it is; together those of the clip."""
+        places = windows(noise.shape[2], noise.shape[2] if plan.window is None else latent_frames(plan.window))
+        seam = Seam(places)
+        for number, place in enumerate(places):
+            seam.begin(number)
+            begin("read")
+            part = plan.part(place.start, place.stop)
+            branches, scales = self.condition(
+                part,
+                noise[:, :, place.start : place.stop].shape,
+                posterior=posterior,
+                batch_branches=batch_branches and self.batch_branches and self.team is None,
+            )
+            begin("sample")
+            together = (
+                nullcontext(branches) if self.team is None else self.team.divided(branches, self.denoisers_at_work)
+            )
+            progress_bar = self.progress_bar(total=plan.num_inference_steps)  # pyright: ignore[reportCallIssue]
+            with together as branches, progress_bar as progress:
+                latents = sample(
+                    branches,
+                    scales,
+                    scheduler=self.scheduler,
+                    noise=noise[:, :, place.start : place.stop].to(self._execution_device),
+                    num_inference_steps=plan.num_inference_steps,
+                    on_velocity=seam if len(places) > 1 else None,
+                    on_step=self._step_callback(progress.update, callback_on_step_end),
+                )
+            yield latents[:, :, place.made]
+
+    @property
+    def denoisers_at_work(self) -> list[ModelMixin]:
+        """The models that make velocities."""
+        return [self.transformer]
 
     @property
     def reader(self) -> QwenReader:
@@ -224,8 +307,9 @@ class VideoPipeline(DiffusionPipeline):
 
     def think(self, plan: Plan) -> Plan:
         """The plan with its prompt said anew by the language model; the likeliest words, so that it can be repeated."""
-        answer = self.reader.answer(self.thinking_chat(plan), Decoding(temperature=0, max_new_tokens=512))
-        return thinking.rethought(plan, "".join(answer))
+        shown = plan if plan.window is None else plan.part(0, latent_frames(plan.window))
+        answer = "".join(self.reader.answer(self.thinking_chat(shown), Decoding(temperature=0, max_new_tokens=512)))
+        return thinking.rethought(plan, answer if self.team is None else self.team.agree(answer))
 
     def thinking_chat(self, plan: Plan) -> Chat:
         """The request as the language model is asked to answer it in think mode."""
@@ -246,7 +330,11 @@ class VideoPipeline(DiffusionPipeline):
 
     def decode(self, latents: Tensor, plan: Plan, output_type: str) -> np.ndarray | Tensor | list[Image.Image]:
         """Latents to the frames that were asked for, decoded, cropped and cut."""
-        frames = plan.cut(pixels.decode(self.vae, latents)[0].cpu())  # (t, y, x, 3)
+        if self.team is None:
+            decoded = pixels.decode(self.vae, latents)
+        else:
+            decoded = torch.cat(list(self.team.decode_in_turn(self.vae, [latents], latents.shape[2])), dim=1)
+        frames = plan.cut(decoded[0].cpu())  # (t, y, x, 3)
         if output_type == "pt":
             return frames.permute(0, 3, 1, 2)
         if output_type == "pil":

@@ -21,6 +21,8 @@ from loomvideo.media.frames import FRAME_STRIDE
 from loomvideo.media.inputs import Media, Picture, as_media, look, read_frames, spread_frames
 from loomvideo.media.letterbox import letterbox
 
+MAX_FRAMES = 20_000  # of a clip that is edited in windows
+MIN_WINDOW = 1 + 2 * FRAME_STRIDE
 MAX_PROMPT = 10_000  # characters
 MAX_STEPS = 1_000  # the schedule's own number of noise levels
 MAX_FPS = 240
@@ -62,6 +64,7 @@ class Request:
     height: int | None = None
     width: int | None = None
     num_frames: int | None = None
+    window: int | None = None  # frames of a clip that are edited at a time; see sampling.windows
     fps: float | None = None  # of the file that is written; the model's own rate is part of the model
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
@@ -154,6 +157,7 @@ class Plan:
     guidance_scale: float
     guidance_scale_visual: float
     seed: int
+    window: int | None = None  # frames made at a time, fewer than num_frames; None: all of them
     think: bool = False  # still to be thought about
     notes: tuple[str, ...]  # what was chosen and why, for the person
 
@@ -161,6 +165,20 @@ class Plan:
         """The output's part of generated frames (t, y, x, ...): the first frames, the centre of each."""
         top, left = _margin(self.height, self.output_height), _margin(self.width, self.output_width)
         return frames[: self.output_frames, top : top + self.output_height, left : left + self.output_width]
+
+    def part(self, start: int, stop: int) -> "Plan":
+        """The plan of the latent frames from `start` up to `stop` as a clip of its own."""
+        if stop - start == latent_frames(self.num_frames):
+            return self
+        first, last = FRAME_STRIDE * start, FRAME_STRIDE * (stop - 1) + 1
+        frames = {"num_frames": last - first, "output_frames": last - first}
+        source = None if self.source is None else self.source[first:last]
+        return replace(self, source=source, whole_source=None, window=None, **frames)
+
+
+def latent_frames(num_frames: int) -> int:
+    """Latent frames of a clip of 1 + 4n."""
+    return (num_frames - 1) // FRAME_STRIDE + 1
 
 
 def plan(request: Request, limits: ModelLimits) -> Plan:
@@ -180,6 +198,8 @@ def plan(request: Request, limits: ModelLimits) -> Plan:
     size = _choose_size(request, usual, source_info or next(iter(reference_infos), None), even=not still)
     asked_frames = 1 if still else request.num_frames
     num_frames = _frames_to_generate(asked_frames, usual, has_source=source is not None)
+    if request.window is not None and asked_frames is None and source_info is not None:
+        num_frames = _whole_length(source_info, usual)
     pixels = None if source is None else _read_source(source, size, num_frames, usual)
     num_frames = num_frames if pixels is None else len(pixels)
     output_frames = min(asked_frames or num_frames, num_frames)
@@ -209,10 +229,12 @@ def plan(request: Request, limits: ModelLimits) -> Plan:
         guidance_scale=float(chosen("guidance_scale")),
         guidance_scale_visual=float(chosen("guidance_scale_visual")),
         seed=secrets.randbelow(2**32) if request.seed == -1 else int(request.seed),
+        window=_window(request, usual, num_frames),
         think=request.think,
         notes=(
             *size.notes,
             *_length_notes(request, usual, num_frames, output_frames, source_info),
+            *_window_notes(_window(request, usual, num_frames), num_frames),
             *_rate_notes(request, usual, output_frames),
         ),
     )
@@ -237,18 +259,19 @@ def _check_options(request: Request, limits: ModelLimits) -> None:
         _check_text("negative_prompt", request.negative_prompt)
     for name in ("height", "width"):
         _check_whole(name, getattr(request, name), "pixels")
-    _check_whole("num_frames", request.num_frames, "frames")
+    _check_whole("num_frames", request.num_frames, "frames", maximum=MAX_FRAMES if request.source is not None else None)
     _check_whole("num_inference_steps", request.num_inference_steps, "steps", maximum=MAX_STEPS)
     _check_real("fps", request.fps, above=0, maximum=MAX_FPS)
     _check_real("guidance_scale", request.guidance_scale)
     _check_real("guidance_scale_visual", request.guidance_scale_visual)
     if not _is_whole(request.seed) or not -1 <= request.seed <= MAX_SEED:
         raise RequestError(f"seed={request.seed!r}: must be a whole number from 0 to 2**63 - 1, or -1 to draw one")
-    if request.num_frames is not None and request.num_frames > limits.max_frames:
+    if request.num_frames is not None and request.num_frames > limits.max_frames and request.source is None:
         raise RequestError(
             f"num_frames={request.num_frames}: this model makes at most {limits.max_frames} frames "
             f"({limits.max_frames / limits.fps:.1f} s at {limits.fps:g} fps), so ask for {limits.max_frames} or fewer"
         )
+    _check_window(request, limits)
     if request.height and request.width:
         _check_area(request.height, request.width, limits)
     if not isinstance(request.think, bool):
@@ -290,6 +313,20 @@ def _check_real(name: str, value: Any, above: float | None = None, maximum: floa
         return
     span = f"above {above:g}" if above is not None else "from 0"
     raise RequestError(f"{name}={value!r}: must be a number {span} and at most {maximum:g}")
+
+
+def _check_window(request: Request, limits: ModelLimits) -> None:
+    if request.window is None:
+        return
+    if not _is_whole(request.window) or not MIN_WINDOW <= request.window <= limits.max_frames:
+        raise RequestError(
+            f"window={request.window!r}: must be a whole number of frames from {MIN_WINDOW} to {limits.max_frames}, the most "
+            "that this model makes at a time"
+        )
+    if request.source is None:
+        raise RequestError(
+            f"window={request.window}: a clip that is edited is made in windows; give a source, or no window"
+        )
 
 
 def _check_references(request: Request, limits: ModelLimits) -> None:
@@ -494,6 +531,19 @@ def _frames_to_generate(asked: int | None, limits: ModelLimits, *, has_source: b
     return 1 + _up(asked - 1, limits.frame_stride)
 
 
+def _whole_length(source: MediaInfo, limits: ModelLimits) -> int:
+    """1 + 4n frames, not fewer than the source has at the model's rate."""
+    frames = math.ceil(source.num_frames / source.fps * limits.fps) if source.num_frames and source.fps else 1
+    return min(1 + _up(frames, limits.frame_stride), MAX_FRAMES)
+
+
+def _window(request: Request, limits: ModelLimits, num_frames: int) -> int | None:
+    """Frames made at a time, 1 + 4n; None where that is all of them."""
+    asked = _given(request.window, limits.max_frames)
+    size = asked - (asked - 1) % limits.frame_stride
+    return size if num_frames > size else None
+
+
 def _read_source(media: Media, size: _Size, max_frames: int, limits: ModelLimits) -> np.ndarray:
     """uint8 (t, y, x, 3) of the size generated. Its middle is the source as the output shows it; the rim, which is
     cropped from the output, repeats the edge, so that source and output lie on each other."""
@@ -531,13 +581,19 @@ def _length_notes(
     if source and source.kind == "video" and request.num_frames is None:
         whole = source.num_frames / source.fps
         if num_frames == _frames_to_generate(None, limits, has_source=True) and whole > seconds:
-            most = "are the most" if num_frames == limits.max_frames else "unless num_frames says more"
-            return [f"the first {seconds:.1f} s of the source's {whole:.1f} s are edited: {num_frames} frames {most}"]
+            more = "unless num_frames says more"
+            return [f"the first {seconds:.1f} s of the source's {whole:.1f} s are edited: {num_frames} frames {more}"]
         return [f"{num_frames} frames at {limits.fps:g} fps, as long as the source"]
     if output_frames < num_frames:
         stride = limits.frame_stride
         return [f"{num_frames} frames are generated and cut to {output_frames}, since the model makes 1 + {stride}n"]
     return []
+
+
+def _window_notes(window: int | None, num_frames: int) -> list[str]:
+    if window is None:
+        return []
+    return [f"{num_frames} frames are made {window} at a time, each window going on from the one before"]
 
 
 def _rate_notes(request: Request, limits: ModelLimits, output_frames: int) -> list[str]:

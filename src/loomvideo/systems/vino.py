@@ -20,6 +20,7 @@ from loomvideo.models import vino_chat
 from loomvideo.models.chat import Chat, tokenise
 from loomvideo.models.connector import QueryConnector
 from loomvideo.models.hunyuan import VinoTransformer3DModel
+from loomvideo.models.offload import fetch
 from loomvideo.models.qwen import PixelBudget, Visual, query_features, set_rotary_tables
 from loomvideo.models.vae import VAE, encode, to_pixels
 from loomvideo.sampling import sampler
@@ -136,8 +137,7 @@ class VinoPipeline(VideoPipeline):
     def read(self, chat: Chat) -> Reading:
         """The denoiser's text tokens and markers of a chat."""
         for model in (self.mllm, self.connector):
-            if hasattr(model, "_hf_hook"):  # offloaded: fetched by hand, for its own forward is not the way in
-                model._hf_hook.pre_forward(model)
+            fetch(model)
         return read(self.mllm, self.tokenizer, self.connector, chat, self._execution_device)
 
     def thinking_chat(self, plan: Plan) -> Chat:

@@ -23,13 +23,14 @@ from loomvideo.training.denoiser import train_denoiser
 from loomvideo.training.features import fill
 from loomvideo.training.loomvideo import LoomVideoRecipe
 from loomvideo.training.mllm import float8_matrices, train_mllm
+from loomvideo.training.omnivideo import OmniVideoRecipe
 from loomvideo.training.recipe import Readers
 from loomvideo.training.vae import train_decoder, train_vae
 from loomvideo.training.vino import VinoRecipe
 
 log = logging.getLogger(__name__)
 
-RECIPES = {"loomvideo": LoomVideoRecipe, "vino": VinoRecipe}
+RECIPES = {"loomvideo": LoomVideoRecipe, "vino": VinoRecipe, "omnivideo": OmniVideoRecipe}
 FIRST_SHARDS = 8  # to be there before a denoiser's training begins
 
 

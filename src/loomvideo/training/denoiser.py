@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from loomvideo.training.cells import Readout
 from loomvideo.training.freeze import is_trainable
-from loomvideo.training.recipe import Batch, Prepared, Recipe, Stage
+from loomvideo.training.recipe import Batch, Draw, Prepared, Recipe, Stage
 from loomvideo.training.run import Run, RunConfig
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ LOOK_SECONDS = 20.0  # between looks for new shards
 SMALLEST_BATCH = 4
 READOUT_WEIGHT = 0.2
 AIDED_SHARE = 0.7
+SMALL_DISTANCE = 0.03  # mean square; a plain ground with a small object differs from its median by so much
 Layout = tuple[tuple[int, ...], bool, tuple[tuple[int, ...], ...]]
 
 
@@ -98,7 +99,7 @@ class Apprentice(nn.Module):
         figures = {f"noise_{band}": float(known[bands == band].mean()) for band in bands.unique().tolist()}
         moving = "clip" if batch.latents.shape[2] > 1 else "picture"
         figures |= {"error": float(known.mean()), f"{items[0]['task']}_{moving}": float(known.mean())}
-        loss = (errors * rarity(batch.latents, aid)).mean()
+        loss = (errors * importance(batch.latents, self.recipe.given(batch), aid)).mean()
         cells = [item["cells"].float() for item in items if "cells" in item]
         if aid and len(cells) == len(items):
             shown = torch.stack(cells).to(errors.device)
@@ -109,16 +110,21 @@ class Apprentice(nn.Module):
         return loss, figures
 
 
-def rarity(latents: Tensor, strength: float) -> Tensor:
-    """Weights (b, 1, f, y, x) of mean one for latents (b, c, f, y, x): most for what is least like the rest of its sample.
+def importance(latents: Tensor, given: Tensor | None, aid: float) -> Tensor:
+    """Weights (b, 1, f, y, x) of mean one for latents (b, c, f, y, x): what there is to be told apart in a sample counts,
+    not how much of it there is.
 
-    Objects cover a small part of a picture, and their shapes a small part of that: the plain loss is the ground's.
+    ``given`` is the source where the sample is an edit of one; otherwise a sample is compared with its own median. Grounds of
+    photographs differ from theirs twenty times as much as a plain ground's object does, and the plain loss is theirs; with
+    ``aid`` what is least like the rest of its sample counts up to thirteen times, too.
     """
-    median = latents.flatten(2).median(dim=2).values[..., None, None, None]
-    distance = (latents - median).square().mean(1, keepdim=True)
-    relative = distance / distance.mean((2, 3, 4), keepdim=True).clamp(min=1e-6)
-    weights = 1 + 3 * strength * relative.clamp(max=4)
-    return weights / weights.mean((2, 3, 4), keepdim=True)
+    if given is None:
+        given = latents.flatten(2).median(dim=2).values[..., None, None, None]
+    distance = (latents - given).square().mean(1, keepdim=True)
+    typical = distance.mean((2, 3, 4), keepdim=True)
+    rare = 1 + 3 * aid * (distance / typical.clamp(min=1e-6)).clamp(max=4)
+    weights = rare / rare.mean((2, 3, 4), keepdim=True) / (typical + SMALL_DISTANCE)
+    return weights / weights.mean()
 
 
 def aid_at(progress: float) -> float:
@@ -155,7 +161,6 @@ def train_denoiser(
     apprentice = Apprentice(recipe, model)
     run = Run(config, apprentice, device)
     rng = np.random.default_rng([7, run.steps])
-    torch.manual_seed(run.steps)
     data = Shards(shards, recipe, rng, recipe.tokens_a_batch[device.type])
     stages, entered = recipe.stages(start), None
     while not run.finished:
@@ -164,7 +169,7 @@ def train_denoiser(
             log.info("stage %d of %d, until %g of the run", stages.index(stage) + 1, len(stages), stage.until)
             set_trained(model, entered := stage)
         items = data.batch(stage.shares)
-        batch = recipe.batch(items, rng, device)
+        batch = recipe.batch([Draw(item, (7, run.steps, row)) for row, item in enumerate(items)], device)
 
         def loss_of(batch: Batch = batch, items: Sequence[Prepared] = items) -> tuple[Tensor, dict[str, float]]:
             loss, figures = apprentice.loss(batch, items, aid_at(run.progress))

@@ -1,4 +1,4 @@
-"""World samples as denoisers are trained from them, prepared once into shards: latents, and what the system's chats need.
+"""Samples as denoisers are trained from them, prepared once: latents, and what the system's chats need; shards of the world's.
 
 The VAE's encoder costs some ten times what the denoiser's step on the same clip costs, so one process fills a folder
 with shards while another trains from all that are there.
@@ -14,8 +14,9 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
+from loomvideo.data.samples import Sample
+from loomvideo.data.world import tasks
 from loomvideo.data.world.scene import Scene
-from loomvideo.data.world.tasks import Sample, sample
 from loomvideo.models import vae as pixels
 from loomvideo.systems.thinking import combine
 from loomvideo.training.cells import cells_of
@@ -31,6 +32,30 @@ THOUGHT_SHARE = 0.15
 def encode(vae: AutoencoderKLWan, clips: Sequence[np.ndarray]) -> Tensor:
     """Clips uint8 (t, y, x, 3) of one shape to normalised latents (b, c, f, y, x), float16."""
     return pixels.encode(vae, torch.cat([pixels.to_pixels(clip) for clip in clips])).half().cpu()
+
+
+def encode_each(vae: AutoencoderKLWan, clips: Sequence[np.ndarray]) -> list[Tensor]:
+    """The same (c, f, y, x) of clips of any shapes; those of one shape go together."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for number, clip in enumerate(clips):
+        alike.setdefault(clip.shape, []).append(number)
+    encoded = {}
+    for numbers in alike.values():
+        encoded |= dict(zip(numbers, encode(vae, [clips[number] for number in numbers]), strict=True))
+    return [encoded[number] for number in range(len(clips))]
+
+
+def prepare_one(recipe: Recipe, drawn: Sample, rng: np.random.Generator, device: torch.device) -> Prepared:
+    """A sample by itself, so that it does not depend on those beside it; without what recipes make of its latents besides."""
+    with fast_arithmetic(device):
+        return recipe.prepare([drawn], rng)[0]
+
+
+def write_shard(path: Path, items: Sequence[Prepared]) -> None:
+    """Beside its place, then renamed: whoever looks sees whole shards only."""
+    beside = path.with_suffix(".writing")
+    torch.save(list(items), beside)
+    os.replace(beside, path)
 
 
 def latent_cells(scene: Scene, latents: Tensor) -> Tensor:
@@ -49,7 +74,7 @@ def latent_cells(scene: Scene, latents: Tensor) -> Tensor:
     return cells.flatten(0, 2).half()
 
 
-def said_as_thought(drawn: Sample, rng: np.random.Generator) -> Sample:
+def said_as_thought(drawn: tasks.Sample, rng: np.random.Generator) -> tasks.Sample:
     """Some samples' prompts as think mode leaves them, so that denoisers know the form."""
     if drawn.scene is None or drawn.style is not None or drawn.reference_scenes or rng.random() >= THOUGHT_SHARE:
         return drawn
@@ -77,19 +102,18 @@ def fill(folder: Path, recipe: Recipe, device: torch.device, *, seed: int, shard
         items: list[Prepared] = []
         for _ in range(shard_batches):
             task, sizes, _ = recipe.mixture[int(rng.choice(len(shares), p=shares / shares.sum()))]
-            batch = [said_as_thought(sample(task, rng, **sizes), rng) for _ in range(BATCH)]
+            batch = [said_as_thought(tasks.sample(task, rng, **sizes), rng) for _ in range(BATCH)]
             with fast_arithmetic(device):
                 for same in _same_layout(batch):
                     items += recipe.prepare(same, rng)
         path = folder / f"{seed:03d}-{number:06d}.pt"
-        torch.save(items, path.with_suffix(".writing"))
-        os.replace(path.with_suffix(".writing"), path)
+        write_shard(path, items)
         number += 1
         yield path
 
 
-def _same_layout(batch: Sequence[Sample]) -> list[list[Sample]]:
-    by_layout: dict[tuple, list[Sample]] = {}
+def _same_layout(batch: Sequence[tasks.Sample]) -> list[list[tasks.Sample]]:
+    by_layout: dict[tuple, list[tasks.Sample]] = {}
     for one in batch:
         by_layout.setdefault((one.num_frames, one.source_scene is None, len(one.reference_scenes)), []).append(one)
     return list(by_layout.values())

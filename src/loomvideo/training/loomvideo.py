@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from diffusers import UniPCMultistepScheduler
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from loomvideo.conditioning.deepstack import layers_for_blocks
+from loomvideo.data.samples import AS_WRITTEN, DataError, Sample
 from loomvideo.data.world.phrases import Writer
-from loomvideo.data.world.tasks import Sample
 from loomvideo.data.world.words import caption
 from loomvideo.models.chat import Chat, full_chat, tokenise, unconditional_chat, visual_chat
 from loomvideo.models.qwen import layer_features
@@ -18,10 +18,10 @@ from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.systems.loomvideo import PREFIXES, LoomVideoPipeline
 from loomvideo.systems.request import Task
 from loomvideo.training import objective
-from loomvideo.training.features import encode, latent_cells, shown_scenes
+from loomvideo.training.features import encode, encode_each, latent_cells, shown_scenes
 from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET, visuals_of
-from loomvideo.training.objective import Group, dynamic_shift, sample_time
-from loomvideo.training.recipe import Halfway, Mixture, Prepared, Readers, Sizes, Stage
+from loomvideo.training.objective import Group, sample_time
+from loomvideo.training.recipe import BatchRules, Draw, Halfway, Mixture, Prepared, Readers, Sizes, Stage, own_folder
 
 TASKS = {
     "t2i": Task.TEXT_TO_IMAGE,
@@ -33,8 +33,6 @@ TASKS = {
     "guided_edit": Task.GUIDED_EDIT,
     "mi2v": Task.MULTI_IMAGE_TO_VIDEO,
 }
-ALL_DROPOUT, TEXT_DROPOUT = 0.1, 0.1
-BASE_SHIFT = 2.0  # of 64 tokens; more for more, as in the published training
 FLOW_SHIFT = 3.0
 TOKENS_A_BATCH = {"cpu": 768, "cuda": 24_576}  # of the denoiser: 768 are 48 pictures or 9 clips of 128 x 128 x 17
 LIMITS = {
@@ -83,11 +81,13 @@ class LoomVideoRecipe:
 
     mixture = MIXTURE
     tokens_a_batch = TOKENS_A_BATCH
+    rules = BatchRules()
+    features_only = True  # a prepared sample holds all that the language model says of it
     shared = ("vae", "mllm", "scheduler")
 
     def __init__(self, readers: Readers) -> None:
         self.readers = readers
-        self.unconditional = unconditional_layers(readers.mllm, readers.tokenizer, LIMITS.get("negative_prompt", ""))
+        self.unconditional = unconditional_layers(readers)
 
     def prepare(self, drawn: Sequence[Sample], rng: np.random.Generator) -> list[Prepared]:
         prepared = prepare(drawn, self.readers)
@@ -106,14 +106,18 @@ class LoomVideoRecipe:
 
     def build(self, start: Path | None) -> LoomVideoTransformer3DModel:
         if start is not None:
-            return LoomVideoTransformer3DModel.from_pretrained(start / "loomvideo" / "transformer").float().train()
+            folder = own_folder(start, "loomvideo") / "transformer"
+            return LoomVideoTransformer3DModel.from_pretrained(folder).float().train()
         return build_denoiser()
 
-    def batch(self, items: Sequence[Prepared], rng: np.random.Generator, device: torch.device) -> Group:
-        return make_group(items, self.unconditional, rng, device)
+    def batch(self, draws: Sequence[Draw], device: torch.device, rules: BatchRules | None = None) -> Group:
+        return make_group(draws, self.unconditional, device, rules or self.rules)
 
     def squared_errors(self, model: LoomVideoTransformer3DModel, batch: Group) -> Tensor:
         return objective.squared_errors(model, batch)
+
+    def given(self, batch: Group) -> Tensor | None:
+        return batch.source
 
     def halfway(self, model: LoomVideoTransformer3DModel) -> Halfway:
         block = model.blocks[len(model.blocks) // 2 - 1]
@@ -161,29 +165,48 @@ def build_denoiser() -> LoomVideoTransformer3DModel:
     return model
 
 
+def use_source(model: LoomVideoTransformer3DModel, used: bool) -> None:
+    """Take the source's embedding away, as in the published first stage, or give a model without one a new one, of zeros."""
+    model.register_to_config(use_source_embedding=used)
+    if not used:
+        model.source_patch_embedding = None
+    elif model.source_patch_embedding is None:
+        target = model.patch_embedding
+        model.source_patch_embedding = nn.Conv3d(
+            target.in_channels, target.out_channels, model.patch_size, stride=model.patch_size
+        )
+        for parameter in model.source_patch_embedding.parameters():
+            nn.init.zeros_(parameter)
+
+
 # --- samples
+
+
+def prefix_of(task: str, *, moving: bool) -> str:
+    """What stands before a sample's words. Raises DataError for a task that this system is not trained on."""
+    if task == AS_WRITTEN:
+        return ""
+    if task not in TASKS:
+        raise DataError(f"task {task}: LoomVideo is not trained on it; use some of {', '.join((*TASKS, AS_WRITTEN))}")
+    return PREFIXES[TASKS[task]][moving]
 
 
 @torch.no_grad()
 def prepare(drawn: Sequence[Sample], readers: Readers) -> list[Prepared]:
     """Features of samples that share task, size and length."""
-    mllm, tokenizer, vae = readers.mllm, readers.tokenizer, readers.vae
-    visuals = [visuals_of(one) for one in drawn]
+    vae = readers.vae
+    visuals = [visuals_of(one, readers.sight) for one in drawn]
     moving = drawn[0].num_frames > 1
-    prefix = PREFIXES[TASKS[drawn[0].task]][moving]
-    full = _layers(
-        mllm, tokenizer, [full_chat(seen, prefix + one.prompt) for seen, one in zip(visuals, drawn, strict=True)]
-    )
-    visual = _layers(mllm, tokenizer, [visual_chat(seen) for seen in visuals]) if visuals[0] else None
+    prefix = prefix_of(drawn[0].task, moving=moving)
+    full = _layers(readers, [full_chat(seen, prefix + one.prompt) for seen, one in zip(visuals, drawn, strict=True)])
+    visual = _layers(readers, [visual_chat(seen) for seen in visuals]) if visuals[0] else None
     targets = encode(vae, [clip for one in drawn if (clip := one.target_frames()) is not None])
     clips = [clip for one in drawn if (clip := one.source_frames()) is not None]
     sources = encode(vae, clips) if clips else None
     prepared: list[Prepared] = []
     for row, (one, target) in enumerate(zip(drawn, targets, strict=True)):
         item: Prepared = {"task": one.task, "target": target, "full": full[row]}
-        item["references"] = (
-            list(encode(vae, [picture[None] for picture in one.reference_pictures()])) if one.reference_scenes else []
-        )
+        item["references"] = encode_each(vae, [picture[None] for picture in one.reference_pictures()])
         if visual is not None:
             item["visual"] = visual[row]
         if one.scene is not None and one.style is None:
@@ -203,38 +226,42 @@ def described(
     task = "t2i" if still else "t2v"
     writer = Writer(rng)
     shown = shown_scenes(drawn, prepared)
+    if not shown:
+        return []
     prefix = PREFIXES[TASKS[task]][not still]
     chats = [full_chat([], prefix + caption(writer, scene, still=still).text) for scene, _ in shown]
-    layers = _layers(readers.mllm, readers.tokenizer, chats)
+    layers = _layers(readers, chats)
     return [
         {"task": task, "target": target, "full": full, "references": [], "cells": latent_cells(scene, target)}
         for (scene, target), full in zip(shown, layers, strict=True)
     ]
 
 
-def _layers(mllm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> list[Tensor]:
+def _layers(readers: Readers, chats: Sequence[Chat]) -> list[Tensor]:
     """The layers (blocks, m, dm) of every chat, without its padding."""
-    inputs = tokenise(tokenizer, chats)
+    inputs = tokenise(readers.tokenizer, chats)
     lengths = (
         [inputs.input_ids.shape[1]] * len(chats)
         if inputs.attention_mask is None
         else inputs.attention_mask.sum(1).tolist()
     )
-    layers = torch.stack(layer_features(mllm, inputs.to(mllm.device)), dim=1).half().cpu()  # (b, blocks, m, dm)
+    every = layer_features(readers.mllm, inputs.to(readers.mllm.device))
+    read = layers_for_blocks(every, readers.num_blocks or len(every), only_last=readers.only_last_layer)
+    layers = torch.stack(read, dim=1).half().cpu()  # (b, blocks, m, dm)
     return [layers[row, :, :length].clone() for row, length in enumerate(lengths)]
 
 
 @torch.no_grad()
-def unconditional_layers(mllm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, negative_prompt: str) -> Tensor:
+def unconditional_layers(readers: Readers) -> Tensor:
     """What the unconditional branch reads (blocks, m, dm), which dropped conditions train."""
-    return _layers(mllm, tokenizer, [unconditional_chat(negative_prompt)])[0]
+    return _layers(readers, [unconditional_chat(readers.negative_prompt)])[0]
 
 
 # --- batches
 
 
 def drop_conditions(
-    items: Sequence[Prepared], unconditional: Tensor, rng: np.random.Generator
+    items: Sequence[Prepared], unconditional: Tensor, rngs: Sequence[np.random.Generator], rules: BatchRules
 ) -> tuple[list[Tensor], list[bool]]:
     """Layers of every sample after dropout, and which samples keep their source.
 
@@ -242,20 +269,19 @@ def drop_conditions(
     are part of the batch's layout, they stay and the text goes instead.
     """
     layers, keeps_source = [], []
-    for item in items:
+    for item, rng in zip(items, rngs, strict=True):
         draw = rng.random()
-        everything = draw < ALL_DROPOUT and not item["references"]
-        text = draw < ALL_DROPOUT + TEXT_DROPOUT
+        everything = draw < rules.all_dropout_rate and not item["references"]
+        text = draw < rules.all_dropout_rate + rules.text_dropout_rate
         layers.append(unconditional if everything else item.get("visual", unconditional) if text else item["full"])
         keeps_source.append(not everything)
     return layers, keeps_source
 
 
-def make_group(
-    items: Sequence[Prepared], unconditional: Tensor, rng: np.random.Generator, device: torch.device
-) -> Group:
+def make_group(draws: Sequence[Draw], unconditional: Tensor, device: torch.device, rules: BatchRules) -> Group:
     """A batch of prepared samples of one layout as the objective takes it."""
-    layers, keeps_source = drop_conditions(items, unconditional, rng)
+    items, rngs = [draw.item for draw in draws], [draw.rng() for draw in draws]
+    layers, keeps_source = drop_conditions(items, unconditional, rngs, rules)
     longest = max(layer.shape[1] for layer in layers)
     context = torch.zeros(layers[0].shape[0], len(items), longest, layers[0].shape[2])
     mask = torch.zeros(len(items), longest, dtype=torch.bool)
@@ -274,8 +300,8 @@ def make_group(
     tokens = sum(part[0, 0].numel() // 4 for part in [latents, *references])
     return Group(
         latents=latents,
-        noise=torch.randn_like(latents),
-        time=sample_time(len(items), dynamic_shift(tokens, base=BASE_SHIFT)).to(device),
+        noise=torch.stack([draw.noise(device) for draw in draws]),
+        time=sample_time(rngs, rules.shift(tokens)).to(device),
         layers=list(context.to(device)),
         context_mask=None if bool(mask.all()) else mask.to(device),
         source=source,

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from loomvideo.data import samples
 from loomvideo.data.world.requests import canonical_caption, canonical_ground
 from loomvideo.data.world.scene import Scene
 from loomvideo.data.world.tasks import Sample, sample
@@ -48,6 +49,17 @@ SPECIAL_TOKENS = (
 FRAME_RULE = FrameRule(factor=2, min_frames=8, sampled_frames=8)
 IMAGE_BUDGET = PixelBudget(64 * 64, 256 * 256)
 VIDEO_BUDGET = PixelBudget(8 * 64 * 64, 8 * 192 * 192)
+
+@dataclass(frozen=True)
+class Sight:
+    """What a language model is shown of pictures and clips; the built-in one's, unless a model's folder says otherwise."""
+
+    frame_rule: FrameRule = FRAME_RULE
+    image: PixelBudget = IMAGE_BUDGET
+    video: PixelBudget = VIDEO_BUDGET
+
+
+BUILTIN_SIGHT = Sight()
 CELLS_WEIGHT = 0.5  # of the loss on what each visual token shows
 READING_WEIGHT = 0.1  # of the loss on the request's own words; the answer's words weigh one
 
@@ -145,15 +157,15 @@ def build_mllm(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGener
     return Qwen3VLForConditionalGeneration(config)
 
 
-def visuals_of(drawn: Sample) -> list[Visual]:
+def visuals_of(drawn: samples.Sample, sight: Sight = BUILTIN_SIGHT) -> list[Visual]:
     """References, then the source: the order in which the published program puts them before the model."""
-    visuals = [picture(reference, IMAGE_BUDGET) for reference in drawn.reference_pictures()]
+    visuals = [picture(reference, sight.image) for reference in drawn.reference_pictures()]
     source = drawn.source_frames()
     if source is None:
         return visuals
     if len(source) == 1:
-        return [*visuals, picture(source[0], IMAGE_BUDGET)]
-    return [*visuals, video(source, FRAME_RULE, VIDEO_BUDGET)]
+        return [*visuals, picture(source[0], sight.image)]
+    return [*visuals, video(source, sight.frame_rule, sight.video)]
 
 
 def outcome(scene: Scene, *, still: bool) -> str:

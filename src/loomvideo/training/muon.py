@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # fifth-order polynomial that drives all singular values towards one
 
@@ -47,6 +48,9 @@ class Muon(torch.optim.Optimizer):
         average = state.setdefault("average", torch.zeros_like(parameter))
         average.lerp_(gradient, 1 - group["momentum"])
         looked_ahead = gradient.lerp(average, group["momentum"])
-        update = orthogonalised(looked_ahead.flatten(1).to(self.precision)).view_as(parameter)
-        tall = max(1.0, parameter.shape[0] / parameter[0].numel()) ** 0.5
+        whole = looked_ahead.full_tensor() if isinstance(looked_ahead, DTensor) else looked_ahead
+        update = orthogonalised(whole.flatten(1).to(self.precision)).view(parameter.shape).to(parameter.dtype)
+        if isinstance(parameter, DTensor):  # every rank knows all of it and keeps its shard
+            update = distribute_tensor(update, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        tall = max(1.0, parameter.shape[0] ** 2 / parameter.numel()) ** 0.5
         parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * tall)

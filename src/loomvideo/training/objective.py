@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,9 +37,9 @@ def shift_time(time: Tensor, shift: float) -> Tensor:
     return shift * time / (1 + (shift - 1) * time)
 
 
-def sample_time(batch: int, shift: float, generator: torch.Generator | None = None) -> Tensor:
-    """Flow times (b,): the sigmoid of a standard normal, shifted."""
-    return shift_time(torch.randn(batch, generator=generator).sigmoid(), shift)
+def sample_time(rngs: Sequence[np.random.Generator], shift: float) -> Tensor:
+    """Flow times (b,), one of each generator: the sigmoid of a standard normal, shifted."""
+    return shift_time(torch.tensor([rng.standard_normal() for rng in rngs], dtype=torch.float32).sigmoid(), shift)
 
 
 def add_noise(latents: Tensor, noise: Tensor, time: Tensor, *, min_noise: float = MIN_NOISE) -> Tensor:

@@ -1,4 +1,9 @@
-"""What a system brings to the trainer of denoisers; shards, batches, stages, schedule and log are the same for all."""
+"""What a system brings to the trainers of denoisers; samples, stages, schedule and log are the same for all.
+
+All that is random in a sample's part of a batch (what it loses, its time, its noise) is drawn from the sample's own seed,
+in that order, so that a step is the same on any number of ranks and workers and after any stop. What a batch loses as a
+whole, its first sample says.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +16,11 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
-from loomvideo.data.world.tasks import Sample
+from loomvideo.data.samples import Sample
 from loomvideo.systems.pipeline import VideoPipeline
 from loomvideo.training.freeze import Rule
+from loomvideo.training.mllm import BUILTIN_SIGHT, Sight
+from loomvideo.training.objective import dynamic_shift
 
 # One prepared sample: tensors, numbers and text by name. Of every system's: "target" (c, f, y, x) float16, "references",
 # a list of such, "task" and, where a scene is known, "cells" (n, 5) (see training.cells); the rest is its own.
@@ -28,16 +35,70 @@ class Sizes(TypedDict, total=False):
     width: int
 
 
+class Draw(NamedTuple):
+    """A sample in a step, and what its dropout, time and noise are drawn from."""
+
+    item: Prepared
+    seed: tuple[int, ...]
+
+    def rng(self) -> np.random.Generator:
+        """For dropout, then time."""
+        return np.random.default_rng(self.seed)
+
+    def noise(self, device: torch.device) -> Tensor:
+        """Standard normal, of the target's shape; it differs between kinds of device."""
+        (state,) = np.random.SeedSequence(self.seed).generate_state(1, np.uint64)
+        generator = torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
+        return torch.randn(self.item["target"].shape, generator=generator, device=device)
+
+
+class Batches(Protocol):
+    """What a trainer draws from; its state is what a run needs to go on with the step after the last one."""
+
+    def next(self) -> list[list[Draw]]:
+        """This rank's groups of the next step, each of one kind and layout."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRules:
+    """What samples lose and how noisy they become, under the published names (fact sheet 6 and 8.4)."""
+
+    all_dropout_rate: float = 0.1  # all conditions, of samples; VINO's pictures, of batches
+    text_dropout_rate: float = 0.1  # the text alone, of samples
+    base_timestep_shift: float = 2.0
+    num_attn_token_base_shift: int = 64
+    timestep_shift_scale: float = 0.5
+
+    def shift(self, num_tokens: int) -> float:
+        """How far the times of samples of ``num_tokens`` move towards noise."""
+        return dynamic_shift(
+            num_tokens,
+            base=self.base_timestep_shift,
+            base_tokens=self.num_attn_token_base_shift,
+            scale=self.timestep_shift_scale,
+        )
+
+
+NO_DROPOUT = {"all_dropout_rate": 0.0, "text_dropout_rate": 0.0}
 Mixture = Sequence[tuple[str, Sizes, float]]  # (task, sizes, share of the drawn batches)
 
 
 @dataclass(frozen=True)
 class Readers:
-    """What every built-in system shares, and no denoiser's training changes."""
+    """What no denoiser's training changes, and what else a model's folder says of how requests are read."""
 
     vae: AutoencoderKLWan
     mllm: Qwen3VLForConditionalGeneration
     tokenizer: PreTrainedTokenizerFast
+    sight: Sight = BUILTIN_SIGHT
+    num_blocks: int | None = None  # of a denoiser whose blocks read a layer each; None: as many as there are layers
+    only_last_layer: bool = False
+    negative_prompt: str = ""
 
     def to(self, device: torch.device) -> "Readers":
         """The same objects, moved."""
@@ -72,12 +133,18 @@ class Halfway(NamedTuple):
     tokens: Callable[[Any, int], Tensor]
 
 
+def own_folder(start: Path, system: str) -> Path:
+    """A system's folder: the model folder itself, or the one inside a folder of the built-in layout."""
+    return start / system if (start / system).is_dir() else start
+
+
 class Recipe(Protocol):
     """A system's part in the training of its denoiser. It is made of the `Readers`, and of nothing that differs between
     the process that trains and those that prepare samples."""
 
     mixture: Mixture  # what samples are drawn
     tokens_a_batch: Mapping[str, int]  # by type of device, as `num_tokens` counts them
+    rules: BatchRules  # its own
     shared: Sequence[str]  # components that lie beside the system's folder, for the others
 
     def prepare(self, drawn: Sequence[Sample], rng: np.random.Generator) -> list[Prepared]:
@@ -100,12 +167,19 @@ class Recipe(Protocol):
         """All that is trained: new, or as it lies in the model folder ``start``."""
         ...
 
-    def batch(self, items: Sequence[Prepared], rng: np.random.Generator, device: torch.device) -> Any:
-        """A `Batch` of samples of one kind and layout; some lose conditions, so that guidance has its weaker branches."""
+    def batch(self, draws: Sequence[Draw], device: torch.device, rules: BatchRules | None = None) -> Any:
+        """A `Batch` of samples of one kind and layout; some lose conditions, so that guidance has its weaker branches.
+
+        Without ``rules`` the recipe's own hold.
+        """
         ...
 
     def squared_errors(self, model: Any, batch: Any) -> Tensor:
         """Squared velocity errors of the target (b, c, f, y, x), float32."""
+        ...
+
+    def given(self, batch: Any) -> Tensor | None:
+        """The latents (b, c, f, y, x) that the target is an edit of; None where there are none."""
         ...
 
     def halfway(self, model: Any) -> "Halfway":

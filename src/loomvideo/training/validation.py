@@ -1,6 +1,8 @@
 """Flow times of the published validation loss, and the noise bands it is reported in (fact sheet 6)."""
 
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,3 +20,18 @@ def noise_band(time: float) -> Literal["low", "mid", "high"]:
     if time < 1 / 3:
         return "low"
     return "mid" if time < 2 / 3 else "high"
+
+
+def band_means(errors: Sequence[float]) -> dict[str, float]:
+    """The mean of errors at the fixed times, over all of them and by band."""
+    bands: dict[str, list[float]] = {"all": list(errors)}
+    for time, error in zip(validation_times().tolist(), errors, strict=True):
+        bands.setdefault(noise_band(time), []).append(error)
+    return {band: sum(values) / len(values) for band, values in bands.items()}
+
+
+def at_time(batch: Any, time: float) -> Any:
+    """A recipe's batch with another flow time, the same for all of its samples."""
+    if hasattr(batch, "at_time"):
+        return batch.at_time(time)
+    return replace(batch, time=torch.full_like(batch.time, time))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from loomvideo.data.buckets import closest_resolution
-from loomvideo.data.world.tasks import Sample
+from loomvideo.data.samples import Sample
 from loomvideo.models.connector import QueryConnector
 from loomvideo.models.hunyuan import VinoTransformer3DModel
 from loomvideo.sampling.euler import ShiftedEulerScheduler
@@ -20,7 +20,7 @@ from loomvideo.systems.vino import VinoPipeline
 from loomvideo.training import query_objective, vino_samples
 from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET
 from loomvideo.training.query_objective import TIMESTEPS, QueryGroup, VinoModel
-from loomvideo.training.recipe import Halfway, Mixture, Prepared, Readers, Sizes, Stage
+from loomvideo.training.recipe import BatchRules, Draw, Halfway, Mixture, Prepared, Readers, Sizes, Stage, own_folder
 
 FLOW_SHIFT = 3.0
 NUM_QUERIES = 16
@@ -104,6 +104,7 @@ class VinoRecipe:
 
     mixture = MIXTURE
     tokens_a_batch = TOKENS_A_BATCH
+    rules = BatchRules()
     shared = ("vae", "mllm")
 
     def __init__(self, readers: Readers) -> None:
@@ -135,15 +136,20 @@ class VinoRecipe:
     def build(self, start: Path | None) -> VinoModel:
         if start is None:
             return build_model()
-        transformer = VinoTransformer3DModel.from_pretrained(start / "vino" / "transformer")
-        connector = QueryConnector.from_pretrained(start / "vino" / "connector")
+        folder = own_folder(start, "vino")
+        transformer = VinoTransformer3DModel.from_pretrained(folder / "transformer")
+        connector = QueryConnector.from_pretrained(folder / "connector")
         return VinoModel(transformer, connector).float().train()
 
-    def batch(self, items: Sequence[Prepared], rng: np.random.Generator, device: torch.device) -> QueryGroup:
-        return vino_samples.make_group(items, self.readers, rng, device)
+    def batch(self, draws: Sequence[Draw], device: torch.device, rules: BatchRules | None = None) -> QueryGroup:
+        return vino_samples.make_group(draws, self.readers, device, rules or self.rules)
 
     def squared_errors(self, model: VinoModel, batch: QueryGroup) -> Tensor:
         return query_objective.squared_errors(model, self.readers.mllm, batch)
+
+    def given(self, batch: QueryGroup) -> Tensor | None:
+        last = batch.references[-1] if batch.references else None  # behind the pictures
+        return None if last is None or last.shape != batch.latents.shape else last
 
     def halfway(self, model: VinoModel) -> Halfway:
         network = model.transformer

@@ -15,24 +15,21 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from loomvideo.conditioning.markers import boundary_rows
+from loomvideo.data.samples import Sample
 from loomvideo.data.world.phrases import Writer
 from loomvideo.data.world.requests import canonical_caption
-from loomvideo.data.world.tasks import Sample
 from loomvideo.data.world.words import caption
 from loomvideo.models.chat import tokenise
 from loomvideo.models.qwen import Visual, model_arguments, picture
 from loomvideo.systems.request import Task
 from loomvideo.systems.vino import GuidanceBranch, guidance_branches, with_role
-from loomvideo.training.features import encode, latent_cells, shown_scenes
+from loomvideo.training.features import encode, encode_each, latent_cells, shown_scenes
 from loomvideo.training.mllm import IMAGE_BUDGET, visuals_of
-from loomvideo.training.objective import dynamic_shift, sample_time
+from loomvideo.training.objective import sample_time
 from loomvideo.training.proxies import reconstruction, selection
 from loomvideo.training.query_objective import ChatBatch, QueryGroup, look
-from loomvideo.training.recipe import Prepared, Readers
+from loomvideo.training.recipe import BatchRules, Draw, Prepared, Readers
 
-TEXT_DROPOUT = 0.1  # of the samples: told the negative prompt, for the text's guidance scale
-IMAGE_DROPOUT = 0.1  # of the batches that have pictures to lose: shown none besides, for the images' scale
-BASE_SHIFT = 2.0  # of the times of 64 tokens; more for more
 NEGATIVE_PROMPT = ""
 # no such turn: it would be 40 tokens, the same in every chat, of the 50 to 70 of a caption's, and the built-in language
 # model was taught without
@@ -58,14 +55,14 @@ def prepare(drawn: Sequence[Sample], readers: Readers, rng: np.random.Generator)
     items = []
     for one, target, given in zip(drawn, targets, references, strict=True):
         prompt = with_role(Task.IMAGE_TO_VIDEO, one.prompt) if task == "i2v" else one.prompt
-        has_base = still and one.source_scene is not None and bool(one.reference_scenes)
+        has_base = still and one.source_frames() is not None and len(given) > 1
         item = make_item(readers, NAMES.get(task, task), target, given, prompt, has_base=has_base)
         if one.scene is not None and one.style is None:
             item["cells"] = latent_cells(one.scene, target)
         items.append(item)
     if task in ("t2i", "t2v", "edit_image", "edit_video"):
         items += _described(drawn, targets, references, readers, writer)
-    if task == "t2i":
+    if task == "t2i" and drawn[0].scene is not None:
         items += _proxies(drawn, targets, readers, writer, rng)
     return items
 
@@ -118,13 +115,12 @@ def _branch(readers: Readers, branch: GuidanceBranch, references: Sequence[Refer
 
 def _references(drawn: Sequence[Sample], readers: Readers) -> list[list[Reference]]:
     """Of every sample: its pictures, then its source."""
-    pictures = [picture[None] for one in drawn for picture in one.reference_pictures()]
+    pictures = [[picture[None] for picture in one.reference_pictures()] for one in drawn]
     clips = [clip for one in drawn if (clip := one.source_frames()) is not None]
-    encoded_pictures = iter(encode(readers.vae, pictures) if pictures else ())
-    encoded_clips = iter(encode(readers.vae, clips) if clips else ())
+    encoded_pictures = iter(encode_each(readers.vae, [picture for shown in pictures for picture in shown]))
+    encoded_clips = iter(encode_each(readers.vae, clips))
     latents = [
-        [next(encoded_pictures) for _ in one.reference_scenes] + [next(encoded_clips) for _ in clips[:1]]
-        for one in drawn
+        [next(encoded_pictures) for _ in shown] + [next(encoded_clips) for _ in clips[:1]] for shown in pictures
     ]
     return _looked_at([visuals_of(one) for one in drawn], latents, readers)
 
@@ -180,25 +176,29 @@ def _proxies(
 # --- batches
 
 
-def drop_conditions(items: Sequence[Prepared], rng: np.random.Generator) -> list[Prepared]:
-    """The branch that every sample is trained on. What a batch is shown is its layout: it loses its pictures as a whole."""
-    if "reduced" in items[0] and rng.random() < IMAGE_DROPOUT:
+def drop_conditions(
+    items: Sequence[Prepared], rngs: Sequence[np.random.Generator], rules: BatchRules
+) -> list[Prepared]:
+    """The branch that every sample is trained on. What a batch is shown is its layout: it loses its pictures as a whole.
+
+    Samples that are told the negative prompt teach the text's guidance scale, batches without pictures the images'.
+    """
+    if "reduced" in items[0] and rngs[0].random() < rules.all_dropout_rate:
         return [item["reduced"] for item in items]
-    return [item["silent" if rng.random() < TEXT_DROPOUT else "full"] for item in items]
+    told = [rng.random() >= rules.text_dropout_rate for rng in rngs]
+    return [item["full" if kept else "silent"] for item, kept in zip(items, told, strict=True)]
 
 
-def make_group(
-    items: Sequence[Prepared], readers: Readers, rng: np.random.Generator, device: torch.device
-) -> QueryGroup:
+def make_group(draws: Sequence[Draw], readers: Readers, device: torch.device, rules: BatchRules) -> QueryGroup:
     """A batch of prepared samples of one kind and layout as the objective takes it."""
-    branches = drop_conditions(items, rng)
+    items, rngs = [draw.item for draw in draws], [draw.rng() for draw in draws]
+    branches = drop_conditions(items, rngs, rules)
     latents = torch.stack([item["target"] for item in items]).to(device).float()
     references = zip(*(branch["references"] for branch in branches), strict=True)
-    shift = dynamic_shift(latents[0, 0].numel() // 4, base=BASE_SHIFT)
     return QueryGroup(
         latents=latents,
-        noise=torch.randn_like(latents),
-        time=sample_time(len(items), shift).to(device),
+        noise=torch.stack([draw.noise(device) for draw in draws]),
+        time=sample_time(rngs, rules.shift(latents[0, 0].numel() // 4)).to(device),
         chats=_chats(branches, readers, device),
         references=[torch.stack(same).to(device).float() for same in references],
     )

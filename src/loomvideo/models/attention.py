@@ -1,0 +1,87 @@
+"""Attention: the one place that calls a kernel, and the choice of that kernel.
+
+b batch   n queries   m keys   h heads   k head width
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from diffusers.models.attention_dispatch import (
+    AttentionBackendName,
+    _AttentionBackendRegistry,
+    attention_backend,
+    dispatch_attention_fn,
+)
+from torch import Tensor
+
+AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+# Of diffusers' kernels those that take a mask; the others refuse one, or pass over it in silence.
+MASKED = set(
+    map(AttentionBackendName, ("native", "_native_cudnn", "_native_efficient", "_native_math", "flex", "xformers"))
+)
+# What may be chosen: without a loss of precision, and installed rather than fetched. The fastest first.
+CANDIDATES = ("_flash_3", "_native_cudnn", "flash", "native")
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Queries (b, n, h, k) to keys and values (b, m, h, k) -> (b, n, h, k), by diffusers' active backend.
+
+    `mask` (b, 1, 1, m) is True at keys that are seen, or what is added to their logits. A kernel that takes no mask
+    leaves masked calls to torch's own.
+    """
+    backend = None
+    if mask is not None and _AttentionBackendRegistry.get_active_backend()[0] not in MASKED:
+        backend = AttentionBackendName.NATIVE
+    return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=backend)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel that was chosen, and why."""
+
+    name: str  # of diffusers' AttentionBackendName
+    passed_over: dict[str, str]  # faster ones, and what keeps each from being used
+
+    def __str__(self) -> str:
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.passed_over.items():
+            reasons.setdefault(reason, []).append(name)
+        others = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+        return f"attention: {self.name}" + (f" (passed over: {others})" if others else "")
+
+    def use(self) -> None:
+        """Make it the kernel of this process."""
+        with attention_backend(self.name):  # checks what it needs
+            pass
+        _AttentionBackendRegistry.set_active_backend(AttentionBackendName(self.name))  # pyright: ignore[reportArgumentType]
+
+
+def choose_kernel(device: torch.device, dtype: torch.dtype) -> Kernel:
+    """The fastest kernel that the device runs at this precision; what DIFFUSERS_ATTN_BACKEND names goes first."""
+    if named := os.environ.get("DIFFUSERS_ATTN_BACKEND"):
+        return Kernel(named, {})
+    passed_over: dict[str, str] = {}
+    for name in CANDIDATES:
+        reason = unsupported(name, device, dtype)
+        if reason is None:
+            return Kernel(name, passed_over)
+        passed_over[name] = reason
+    raise AssertionError("torch's own kernel runs everywhere")
+
+
+def unsupported(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """What keeps a candidate from being used, in a few words; None where nothing does."""
+    if name == "native":
+        return None
+    if device.type != "cuda":
+        return f"needs an NVIDIA GPU, this is {device.type}"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return f"needs bfloat16 or float16, this is {str(dtype).removeprefix('torch.')}"
+    if name in ("_flash_3", "_native_cudnn") and torch.cuda.get_device_capability(device) < (9, 0):
+        return "needs a Hopper GPU or a newer one"
+    package = {"_flash_3": "flash_attn_interface", "flash": "flash_attn"}.get(name)
+    return f"{package} is not installed" if package and find_spec(package) is None else None

@@ -1,0 +1,215 @@
+"""Omni-Video's part in the training: the paper's three stages, from nothing or from given weights.
+
+The fact sheet gives the stages (10.2), their tasks and mixed batches (10.3) without numbers. Chosen here: what is drawn and
+how often, and how long the stages are. The built-in model is of the first release, on the language model and VAE that all
+systems share; the language model's token embeddings stand for the text encoder, its vision tower for SigLIP.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from loomvideo.data.samples import Sample
+from loomvideo.models.context_rows import QueryTransformer, SourceTokenizer
+from loomvideo.models.omnivideo import OmniVideoTransformer3DModel
+from loomvideo.sampling.schedulers import WanUniPCScheduler
+from loomvideo.systems.omnivideo import OmniVideoPipeline
+from loomvideo.training import omnivideo_objective, omnivideo_samples
+from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET
+from loomvideo.training.omnivideo_objective import ContextBatch, OmniVideoModel
+from loomvideo.training.recipe import BatchRules, Draw, Halfway, Mixture, Prepared, Readers, Sizes, Stage, own_folder
+
+FLOW_SHIFT = 3.0
+TOKENS_A_BATCH = {"cpu": 1_152, "cuda": 24_576}  # of targets: 1,152 are 72 pictures or 14 clips of 128 x 128 x 17
+LIMITS = {
+    "fps": 8.0,
+    "area": 128 * 128,
+    "max_area": 256 * 448,
+    "max_frames": 17,
+    "default_frames": 17,
+    "max_references": 0,
+    "num_inference_steps": 25,
+    "guidance_scale": 4.0,
+    "guidance_scale_edit": 2.5,
+    "guidance_scale_visual": 1.0,  # the source stays in every branch, as published
+    "negative_prompt": omnivideo_samples.NEGATIVE_PROMPT,
+    "tasks": ["t2i", "t2v", "edit"],
+}
+_PICTURE: Sizes = {"num_frames": 1}
+_CLIP: Sizes = {"num_frames": 17}
+_SHORT: Sizes = {"num_frames": 9}
+_WIDE: Sizes = {"height": 96, "width": 160}
+_TALL: Sizes = {"height": 160, "width": 96}
+# A clip costs twenty times what a picture costs; what edits show serves as samples of text-to-image and -video, too.
+MIXTURE: Mixture = (
+    ("t2i", _PICTURE, 0.24),
+    ("t2i", _PICTURE | _WIDE, 0.02),
+    ("t2i", _PICTURE | _TALL, 0.02),
+    ("edit_image", _PICTURE, 0.36),
+    ("style_image", _PICTURE, 0.08),
+    ("t2v", _CLIP, 0.05),
+    ("t2v", _SHORT, 0.02),
+    ("t2v", _CLIP | _WIDE, 0.01),
+    ("t2v", _CLIP | _TALL, 0.01),
+    ("edit_video", _CLIP, 0.13),
+    ("edit_video", _SHORT, 0.03),
+    ("style_video", _CLIP, 0.015),
+    ("style_video", _CLIP | _WIDE, 0.015),
+)
+UNDERSTANDING: Mixture = (("caption", _PICTURE, 0.1), ("question", _PICTURE, 0.1))  # for a text head that is trained
+
+HEADS = {"answer picture": 0.5, "align picture": 0.5}
+TEXT_SPACE = {"space picture": 0.7, "space clip": 0.3}
+GENERATION = {"generation picture": 0.8, "generation clip": 0.2}
+MIXED = {"mixed picture": 0.55, "mixed clip": 0.45}  # the two groups; each holds generations and edits
+
+PARTS = ("transformer", "vision_head", "adapter", "source_tokenizer")  # what the last stage trains, and what is saved
+LM_HEAD = "lm_head.safetensors"
+
+
+class OmniVideoRecipe:
+    """See training.recipe.Recipe; the language model's body is frozen, and its head, too, where it is the embedding."""
+
+    tokens_a_batch = TOKENS_A_BATCH
+    rules = BatchRules(all_dropout_rate=0.0, text_dropout_rate=0.2)  # 10.4: the request, never the source
+    shared = ("vae", "mllm")
+
+    def __init__(self, readers: Readers) -> None:
+        self.readers = readers
+        readers.mllm.requires_grad_(False)
+        mllm: Any = readers.mllm
+        self.lm_head: nn.Linear | None = None if mllm.config.tie_word_embeddings else mllm.lm_head
+        self.mixture: Mixture = MIXTURE if self.lm_head is None else (*MIXTURE, *UNDERSTANDING)
+        self.nothing = {
+            "picture": omnivideo_samples.nothing_told(readers, still=True),
+            "clip": omnivideo_samples.nothing_told(readers, still=False),
+        }
+
+    def prepare(self, drawn: Sequence[Sample], rng: np.random.Generator) -> list[Prepared]:
+        return omnivideo_samples.prepare(drawn, self.readers, rng)
+
+    def kind(self, item: Prepared) -> str:
+        return item["kind"]
+
+    def num_tokens(self, item: Prepared) -> int:
+        """Of the target alone: what a batch mixes differs in its context, which costs little."""
+        return item["target"][0].numel() // 4
+
+    def stages(self, start: Path | None) -> Sequence[Stage]:
+        """Heads; adapter; everything: the paper's three (10.2), generations before all four tasks (10.3).
+
+        From given weights all of them. From nothing there is no denoiser whose text space an adapter could learn, and a
+        frozen one that knows nothing teaches nothing: the second stage is left out, and the third has both sub-stages.
+        """
+        if start is None:
+            return (
+                Stage(until=0.03, shares=HEADS, trained=("vision_head", "lm_head")),
+                Stage(until=0.3, shares=GENERATION, trained=PARTS),
+                Stage(until=1.0, shares=MIXED, trained=PARTS),
+            )
+        return (
+            Stage(until=0.1, shares=HEADS, trained=("vision_head", "lm_head")),
+            Stage(until=0.2, shares=TEXT_SPACE, trained="adapter"),
+            Stage(until=0.3, shares=GENERATION, trained=("adapter", "source_tokenizer")),
+            Stage(until=0.45, shares=MIXED, trained=("adapter", "source_tokenizer")),
+            Stage(until=1.0, shares=MIXED, trained=PARTS),
+        )
+
+    def build(self, start: Path | None) -> OmniVideoModel:
+        if start is None:
+            model = build_model()
+        else:
+            folder = own_folder(start, "omnivideo")
+            model = OmniVideoModel(
+                OmniVideoTransformer3DModel.from_pretrained(folder / "transformer"),
+                QueryTransformer.from_pretrained(folder / "vision_head"),
+                QueryTransformer.from_pretrained(folder / "adapter"),
+                SourceTokenizer.from_pretrained(folder / "source_tokenizer"),
+            )
+        model.lm_head = None if self.lm_head is None else self.lm_head.requires_grad_(True)
+        return model.float().train()
+
+    def batch(self, draws: Sequence[Draw], device: torch.device, rules: BatchRules | None = None) -> ContextBatch:
+        return omnivideo_samples.make_batch(draws, self.nothing, self.readers, device, rules or self.rules)
+
+    def squared_errors(self, model: OmniVideoModel, batch: ContextBatch) -> Tensor:
+        return omnivideo_objective.squared_errors(model, self.readers.mllm, batch)
+
+    def given(self, batch: ContextBatch) -> Tensor | None:
+        """Of generations among edits the median of each, as the trainer compares those that stand by themselves."""
+        if batch.sources is None:
+            return None
+        median = batch.latents.flatten(2).median(dim=2).values[..., None, None, None]
+        return median.expand_as(batch.latents).index_copy(0, batch.source_places, batch.sources)
+
+    def halfway(self, model: OmniVideoModel) -> Halfway:
+        network = model.transformer
+        block = network.blocks[len(network.blocks) // 2 - 1]
+        return Halfway(block, network.proj_out.in_features, lambda tokens, number: tokens[:, :number])
+
+    def save(self, model: OmniVideoModel, folder: Path) -> None:
+        for name in PARTS:
+            model.get_submodule(name).save_pretrained(folder / name)
+        if model.lm_head is not None:
+            save_file(model.lm_head.state_dict(), folder / LM_HEAD)
+
+    def pipeline(self, trained: Path) -> OmniVideoPipeline:
+        if self.lm_head is not None and (trained / LM_HEAD).exists():
+            self.lm_head.load_state_dict(load_file(trained / LM_HEAD))
+        return OmniVideoPipeline(
+            transformer=OmniVideoTransformer3DModel.from_pretrained(trained / "transformer"),
+            vision_head=QueryTransformer.from_pretrained(trained / "vision_head"),
+            adapter=QueryTransformer.from_pretrained(trained / "adapter"),
+            source_tokenizer=SourceTokenizer.from_pretrained(trained / "source_tokenizer"),
+            mllm=self.readers.mllm,
+            tokenizer=self.readers.tokenizer,
+            vae=self.readers.vae,
+            scheduler=WanUniPCScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT),
+            limits=LIMITS,
+            frame_rule=vars(FRAME_RULE),
+            pixel_budgets={"image": vars(IMAGE_BUDGET), "video": vars(VIDEO_BUDGET)},
+            thinking="{prompt}",  # the language model was taught to answer a request with what is to be seen
+            use_visual_as_input=True,
+        )
+
+    def byte_matrices(self, pipeline: OmniVideoPipeline) -> list[nn.Parameter]:
+        """All matrices of the blocks and of their modulation, and of the layers of vision head and adapter."""
+        stacks = [pipeline.transformer.blocks, pipeline.transformer.condition_embedder.time_proj]
+        for part in (pipeline.vision_head, pipeline.adapter):
+            stacks += [part.encoder.layers, part.decoder.layers]
+        return [parameter for parameter in nn.ModuleList(stacks).parameters() if parameter.ndim == 2]
+
+
+def build_model() -> OmniVideoModel:
+    """The built-in size, new.
+
+    Patches of the source are as large as those of the target: a row of 192 numbers holds all of one. The 192 rows of a
+    context are room for a clip's source (80), its vision rows (32) and 80 tokens of the longest prompts.
+    """
+    width = 192  # of the language model, hence of rows without a text encoder, and of its tower
+    transformer = OmniVideoTransformer3DModel(
+        num_attention_heads=9,
+        attention_head_dim=32,
+        in_channels=48,
+        out_channels=48,
+        text_dim=width,
+        freq_dim=256,
+        ffn_dim=720,
+        num_layers=6,
+        max_context_len=192,
+    )
+    text = transformer.condition_embedder.text_embedder
+    for linear in (text.linear_1, text.linear_2):  # published small, beside a denoiser that was trained before
+        nn.init.xavier_uniform_(linear.weight)
+    return OmniVideoModel(
+        transformer,
+        QueryTransformer(width, width, num_queries=4, num_heads=8, num_layers=2, ffn_dim=192),
+        # not of the published initialisation: a memory of one token tells queries that are all near zero nothing of each other
+        QueryTransformer(width, width, num_queries=8, num_heads=8, num_layers=1, ffn_dim=192),
+        SourceTokenizer(48, width, width, patch_size=(1, 2, 2)),
+    )

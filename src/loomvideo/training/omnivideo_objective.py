@@ -1,0 +1,160 @@
+"""Omni-Video's objectives, one for every stage: heads of the language model, adapter, and flow matching (fact sheet 10).
+
+The language model's body is frozen: what its tower sees is stored with a sample, and its chat is read without gradients.
+A batch mixes samples with a source and without one: they differ in their contexts alone (fact sheet 10.3).
+
+b batch   m chat tokens   s visual tokens of all chats   k samples with a source   r context rows
+dm width of the language model   dt width of a context row
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from loomvideo.conditioning.context import LAYOUTS, assemble
+from loomvideo.models.context_rows import QueryTransformer, SourceTokenizer
+from loomvideo.models.omnivideo import OmniVideoTransformer3DModel
+from loomvideo.training.context_objective import NUM_LEVELS, alignment_loss, next_token_loss
+from loomvideo.training.objective import add_noise, velocity_target
+
+Aim = Literal["answer", "align", "space", "flow"]
+
+
+class OmniVideoModel(nn.Module):
+    """All that is trained. `lm_head` is the language model's own, where it is trained: the text head of the first stage."""
+
+    def __init__(
+        self,
+        transformer: OmniVideoTransformer3DModel,
+        vision_head: QueryTransformer,
+        adapter: QueryTransformer,
+        source_tokenizer: SourceTokenizer,
+        lm_head: nn.Linear | None = None,
+    ) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.vision_head = vision_head
+        self.adapter = adapter
+        self.source_tokenizer = source_tokenizer
+        self.lm_head = lm_head
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadChats:
+    """Chats whose visuals were looked at before; each has its own."""
+
+    ids: Tensor  # (b, m), padded on the right
+    mask: Tensor  # (b, m), true at real tokens
+    positions: Tensor  # (3, b, m)
+    visual: Tensor  # (b, m), true at visual tokens
+    seen: Tensor | None  # (1 + taps, s, dm): what `look` gives, chat after chat; None without visuals
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextBatch:
+    """Samples whose targets have one shape; what the batch's aim does not ask for is None."""
+
+    aim: Aim
+    latents: Tensor  # clean, normalised (b, c, f, y, x)
+    noise: Tensor  # standard normal, of the same shape
+    time: Tensor  # noise level (b,) in 0..1
+    chats: ReadChats
+    texts: Sequence[Tensor]  # ids (n,) of every prompt
+    source_places: Tensor  # (k,) in the batch
+    sources: Tensor | None = None  # (k, c, f, y, x), normalised
+    pooled: Tensor | None = None  # (b, dm), the tower's tokens of every target, their mean
+    labels: Tensor | None = None  # (b, m), -100 at what is asked
+
+
+def squared_errors(model: OmniVideoModel, mllm: PreTrainedModel, batch: ContextBatch) -> Tensor:
+    """The errors of a batch's aim (b, c, f, y, x), float32; what is no velocity's is the same number everywhere.
+
+    - "answer": cross entropy of the text head (2.5).
+    - "align": one minus the cosine between the vision head's mean token and the tower's of the target picture (2.5).
+    - "space": mean square between the adapter's mean row and the prompt's. The paper names the aim and no formula; means
+      are compared because the rows are not paired, and squares because the denoiser's text embedder knows lengths, too.
+    - "flow": between velocities.
+    """
+    if batch.aim == "flow":
+        return flow_errors(model, mllm, batch)
+    states = read_states(mllm, batch.chats)
+    if batch.aim == "answer":
+        assert model.lm_head is not None
+        assert batch.labels is not None
+        loss = next_token_loss(model.lm_head(states), batch.labels)
+    elif batch.aim == "align":
+        assert batch.pooled is not None
+        loss = alignment_loss(model.vision_head(states, batch.chats.mask), batch.pooled)
+    else:
+        prompts = torch.stack([rows.mean(0) for rows in text_rows(mllm, batch.texts)])
+        loss = alignment_loss(vision_rows(model, states, batch), prompts, "mse")
+    return loss.expand(batch.latents.shape)
+
+
+def flow_errors(model: OmniVideoModel, mllm: PreTrainedModel, batch: ContextBatch) -> Tensor:
+    """Squared velocity errors (b, c, f, y, x); their weight is in how often a level is drawn (`sample_levels`)."""
+    error = predict_velocity(model, mllm, batch) - velocity_target(batch.latents, batch.noise, min_noise=0)
+    return error.float().square()
+
+
+def predict_velocity(model: OmniVideoModel, mllm: PreTrainedModel, batch: ContextBatch) -> Tensor:
+    """The velocity (b, c, f, y, x) at each sample's level; sources are added to the noisy latents, too (fact sheet 5)."""
+    contexts = make_contexts(model, mllm, batch)
+    conditions = model.transformer.prepare(contexts, latent_shape=batch.latents.shape)
+    noisy = add_noise(batch.latents, batch.noise, batch.time, min_noise=0)
+    if batch.sources is not None:
+        noisy = noisy.index_add(0, batch.source_places, batch.sources)
+    return model.transformer(noisy, NUM_LEVELS * batch.time, conditions)
+
+
+def make_contexts(model: OmniVideoModel, mllm: PreTrainedModel, batch: ContextBatch) -> list[Tensor]:
+    """Every sample's context rows (r, dt), as the pipeline puts them together."""
+    vision = vision_rows(model, read_states(mllm, batch.chats), batch)
+    source: dict[int, Tensor] = {}
+    if batch.sources is not None:
+        source = dict(zip(batch.source_places.tolist(), model.source_tokenizer(batch.sources), strict=True))
+    return [
+        assemble(
+            {"source": source.get(place), "vision": vision[place], "text": text},
+            layout=LAYOUTS["released"],
+            max_rows=model.transformer.config["max_context_len"],
+        )
+        for place, text in enumerate(text_rows(mllm, batch.texts))
+    ]
+
+
+def vision_rows(model: OmniVideoModel, states: Tensor, batch: ContextBatch) -> Tensor:
+    """What systems.omnivideo.vision_rows gives of states (b, m, dm), which are padded here."""
+    tokens = model.vision_head(states, batch.chats.mask)
+    still = batch.latents.shape[2] == 1
+    return model.adapter.each(tokens[:, :1] if still else tokens)
+
+
+@torch.no_grad()
+def text_rows(mllm: PreTrainedModel, texts: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The rows (n, dt) of prompts without a text encoder: the language model's token embeddings."""
+    embedding: Any = mllm.get_input_embeddings()
+    return embedding(torch.cat(list(texts))).split([len(text) for text in texts])
+
+
+@torch.no_grad()
+def read_states(mllm: PreTrainedModel, chats: ReadChats) -> Tensor:
+    """What models.reader.QwenReader.hidden_states gives, (b, m, dm), of chats whose visuals were looked at before."""
+    base: Any = mllm.base_model
+    text_model = base.language_model
+    embeds, seen = text_model.embed_tokens(chats.ids), {}
+    if chats.seen is not None:
+        embeds[chats.visual] = chats.seen[0].to(embeds)
+        seen = {"visual_pos_masks": chats.visual, "deepstack_visual_embeds": list(chats.seen[1:])}
+    read = text_model(
+        inputs_embeds=embeds,
+        position_ids=chats.positions,
+        attention_mask=chats.mask.long(),
+        use_cache=False,
+        **seen,
+    )
+    return read.last_hidden_state

@@ -1,0 +1,103 @@
+"""Clips longer than a model makes: every system edits them in windows, within the memory of one window."""
+
+import gc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from loomvideo import LoomVideoPipeline, VinoPipeline
+from loomvideo.sampling.windows import windows
+from loomvideo.systems.request import Request, RequestError, latent_frames, plan
+from omnivideo_parts import first_release, second_release
+
+CLIP = np.random.default_rng(0).integers(0, 256, (40, 40, 56, 3), dtype=np.uint8)
+SYSTEMS = ("loomvideo", "vino", "omnivideo", "omnivideo2")
+
+
+@pytest.fixture(scope="module", params=SYSTEMS)
+def pipe(request, tiny_model, tiny_vino):
+    makers = {
+        "loomvideo": lambda: LoomVideoPipeline.from_pretrained(tiny_model),
+        "vino": lambda: VinoPipeline.from_pretrained(tiny_vino),
+        "omnivideo": lambda: first_release(tiny_model),
+        "omnivideo2": lambda: second_release(tiny_model),
+    }
+    pipeline = makers[request.param]()
+    if request.param == "omnivideo2":
+        pipeline.say = lambda chat: "a caption"  # random weights would talk to the end of their limit
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def edit(pipe, frames, **options):
+    return plan(Request(prompt="x", source=frames, num_inference_steps=2, **options), pipe.limits)
+
+
+def test_more_frames_than_a_model_makes_are_made_in_windows(pipe):
+    decided = edit(pipe, CLIP, num_frames=13)
+    assert (decided.window, decided.num_frames) == (9, 13)
+    assert any("13 frames are made 9 at a time" in note for note in decided.notes)
+    frames = np.concatenate(list(pipe.stream(decided)))
+    assert frames.shape == (13, decided.output_height, decided.output_width, 3)
+    whole = pipe.generate(decided).frames
+    assert np.abs(frames / 255 - whole).max() <= 0.5 / 255 + 1e-4  # the same clip, in turn and at once
+
+
+def test_the_first_window_is_the_edit_of_the_first_frames(pipe):
+    decided = edit(pipe, CLIP, num_frames=13)
+    long = pipe.generate(decided, output_type="latent").frames
+    noise = pipe.draw_noise(decided, torch.Generator().manual_seed(0))[:, :, :3]
+    first = pipe.generate(decided.part(0, 3), latents=noise, output_type="latent").frames
+    torch.testing.assert_close(long[:, :, :2], first[:, :, :2], rtol=1e-4, atol=1e-4)
+
+
+def test_a_window_edits_the_whole_source_unless_a_length_is_said(tiny_model):
+    limits = LoomVideoPipeline.from_pretrained(tiny_model).limits
+    request = Request(prompt="x", source=CLIP, window=9)
+    assert plan(request, limits).num_frames == 37  # 1 + 4n of 40
+    assert plan(replace(request, num_frames=13), limits).num_frames == 13
+    assert plan(replace(request, source=CLIP[:5]), limits).window is None
+    assert plan(replace(request, window=None), limits).num_frames == limits.max_frames
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 4}, "window=4: must be a whole number of frames from 9 to 9"),
+        ({"window": 13}, "window=13: must be a whole number of frames from 9 to 9"),
+        ({"window": 9, "source": None}, "window=9: a clip that is edited is made in windows; give a source"),
+        ({"num_frames": 20_001}, "num_frames=20001: must be a whole number of frames, from 1 to 20000"),
+    ],
+)
+def test_what_cannot_be_made_in_windows_is_refused(tiny_model, options, message):
+    limits = LoomVideoPipeline.from_pretrained(tiny_model).limits
+    with pytest.raises(RequestError, match=message):
+        plan(Request(**{"prompt": "x", "source": CLIP, **options}), limits)
+
+
+def test_the_tensors_of_a_longer_clip_are_not_more(pipe):
+    """Bytes of all tensors alive at the last step of a clip of six windows and of nine."""
+
+    def alive(num_frames):
+        decided, steps, held = edit(pipe, CLIP, num_frames=num_frames), [], []
+        noise = pipe.draw_noise(decided, torch.Generator())  # of the whole clip: the one thing that grows
+        last = decided.num_inference_steps * len(windows(noise.shape[2], latent_frames(decided.window)))
+
+        def on_step(*_):
+            steps.append(None)
+            if len(steps) == last:
+                gc.collect()
+                tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
+                storages = {
+                    tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors
+                }
+                held.append(sum(storages.values()) - 2 * noise.nbytes)
+            return {}
+
+        for _ in pipe.stream(decided, callback_on_step_end=on_step):
+            pass
+        return held[0]
+
+    assert alive(37) <= 1.001 * alive(25)
