@@ -206,4 +206,7 @@ def _hook(blocks: nn.ModuleList, cut: Callable[..., tuple[Any, ...]], *, begins:
 
 
 def _join_behind(block: nn.Module, tokens: Tokens) -> Any:
-    return block.register_forward_hook(lambda module, given, x: tokens.join(x))
+    def joined(module: nn.Module, given: Any, x: Any) -> Tensor:
+        return tokens.join(x)
+
+    return block.register_forward_hook(joined)

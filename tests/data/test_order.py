@@ -84,6 +84,11 @@ def test_ranks_share_a_step_without_a_rest_and_evenly(seed, world_size, number):
         assert len({len(part) for part in parts}) == 1
 
 
+def test_the_largest_group_goes_to_whom_has_least():
+    step = [Group(tokens, (Pick(0, tokens, 0),)) for tokens in (1, 2, 3, 4)]
+    assert [sum(group.total for group in part_of(step, rank, 2)) for rank in (0, 1)] == [5, 5]
+
+
 def test_ranks_get_one_sample_each_where_there_are_no_more():
     step = [Group(4, tuple(Pick(0, index, 0) for index in range(3)))]
     assert [len(picks_of(part_of(step, rank, 4))) for rank in range(4)] == [1, 1, 1, 0]

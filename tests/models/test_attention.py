@@ -62,13 +62,15 @@ def test_a_kernel_that_takes_no_mask_is_given_none(monkeypatch):
     torch.testing.assert_close(masked, by_hand(*tensors(), MASKS["bool"]), rtol=1e-5, atol=1e-5)
 
 
-def test_on_a_cpu_torchs_own_is_chosen_and_the_reason_is_said():
+def test_on_a_cpu_torchs_own_is_chosen_and_the_reason_is_said(caplog):
     kernel = choose_kernel(CPU, torch.bfloat16)
     assert kernel.name == "native"
     assert str(kernel) == (
         "attention: native (passed over: _flash_3, _native_cudnn, flash: needs an NVIDIA GPU, this is cpu)"
     )
-    kernel.use()
+    with caplog.at_level("INFO", logger="loomvideo"):
+        kernel.use()
+    assert caplog.messages == [str(kernel)]
     assert attention_dispatch._AttentionBackendRegistry.get_active_backend()[0] is AttentionBackendName.NATIVE
 
 

@@ -101,3 +101,20 @@ def test_the_tensors_of_a_longer_clip_are_not_more(pipe):
         return held[0]
 
     assert alive(37) <= 1.001 * alive(25)
+
+
+@pytest.mark.slow
+def test_seams_do_not_show_in_an_edit_by_the_built_in_model():
+    """Neighbouring frames differ no more where one window gives way to the next than they do elsewhere."""
+    pipe = LoomVideoPipeline.from_pretrained("builtin")
+    pipe.set_progress_bar_config(disable=True)
+    rows, columns = np.mgrid[:128, :128]
+    inside = [(rows - 64) ** 2 + (columns - 24 - 2 * time) ** 2 < 18**2 for time in range(41)]
+    clip = np.where(np.stack(inside)[..., None], (220, 30, 30), (40, 60, 160)).astype(np.uint8)
+    request = Request(prompt="turn the circle green", source=clip, window=17, num_inference_steps=6)
+    decided = plan(request, pipe.limits)
+    differences = np.abs(np.diff(np.concatenate(list(pipe.stream(decided))).astype(float), axis=0)).mean((1, 2, 3))
+    seams = [4 * place.first - 4 for place in windows(latent_frames(decided.num_frames), 5)[1:]]
+    assert len(seams) >= 2
+    assert differences[seams].max() <= np.delete(differences, seams).max()
+    assert differences[seams].mean() <= 1.25 * np.delete(differences, seams).mean()

@@ -205,6 +205,12 @@ def test_words_as_written_and_references_of_other_sizes_are_prepared(readers, sy
     assert [tuple(one.shape[1:]) for one in item["references"]] == [(1, 4, 6), (1, 6, 4)]
 
 
+def test_a_task_that_a_system_does_not_learn_is_a_bad_sample(recipe):
+    read = FrameSample(task="i2v", prompt="x", target=frames(5, 64, 64), references=(frames(1, 64, 64)[0],))
+    with pytest.raises(DataError, match="task i2v: LoomVideo is not trained on it"):
+        recipe.prepare([read], np.random.default_rng(0))
+
+
 # --- ranks, workers, stops and bad samples, of samples that cost nothing
 
 

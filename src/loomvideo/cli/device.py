@@ -8,10 +8,14 @@ from loomvideo.cli.options import UsageError
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The named device, else cuda where there is one (under torchrun the process's own), else cpu. Raises UsageError for one that is not there."""
+    """The named device, else cuda where there is one, else cpu; under torchrun cuda is the process's own.
+
+    Raises UsageError for one that is not there.
+    """
+    if name in (None, "cuda") and torch.cuda.is_available():
+        return torch.device(f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda")
     if name is None:
-        own = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
-        return torch.device(own if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -62,7 +62,8 @@ class Session:
         pipeline.team = form_team(self.device)
         kernel = choose_kernel(self.device, self.dtype)
         kernel.use()
-        self.progress.tell(str(kernel))
+        if self.device.type != "cpu":  # where there is nothing to choose
+            self.progress.tell(str(kernel))
         return pipeline
 
     def _with_loras(self) -> "VideoPipeline":

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import torch
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING  # one of many tells
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("torch").setLevel(logging.WARNING)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

@@ -3,6 +3,7 @@
 b batch   n queries   m keys   h heads   k head width
 """
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from diffusers.models.attention_dispatch import (
 )
 from torch import Tensor
 
+log = logging.getLogger(__name__)
 AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 # Of diffusers' kernels those that take a mask; the others refuse one, or pass over it in silence.
@@ -54,7 +56,8 @@ class Kernel:
         return f"attention: {self.name}" + (f" (passed over: {others})" if others else "")
 
     def use(self) -> None:
-        """Make it the kernel of this process."""
+        """Make it the kernel of this process, and say so."""
+        log.info("%s", self)
         with attention_backend(self.name):  # checks what it needs
             pass
         _AttentionBackendRegistry.set_active_backend(AttentionBackendName(self.name))  # pyright: ignore[reportArgumentType]

@@ -7,7 +7,6 @@ and the limit is a hard cap; on a CPU they wait on the disk.
 import math
 import re
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,10 +60,10 @@ def gigabytes(size: float) -> str:
 def arrange(pipeline: VideoPipeline, limit: int, device: torch.device) -> Arrangement:
     """The fastest way to keep within a limit in bytes; raises MemoryLimitError, with the least that would do."""
     room, least = int(limit * (1 - RESERVE)), math.inf
-    for batch_branches in (True, False):
-        stages = _stages(pipeline, batch_branches)
-        large = tuple(name for name in _movable(pipeline) if weights(pipeline.components[name]) + stages[name] > room)
-        for in_turn, streamed in _ways(pipeline, device, large):
+    for way in range(3):
+        for batch_branches in (True, False):
+            stages = _stages(pipeline, batch_branches)
+            in_turn, streamed = _ways(pipeline, device, stages, room)[way]
             needed = _needed(pipeline, stages, in_turn=in_turn, streamed=streamed)
             if needed <= room:
                 return Arrangement(limit, needed, batch_branches, in_turn, streamed)
@@ -77,18 +76,15 @@ def arrange(pipeline: VideoPipeline, limit: int, device: torch.device) -> Arrang
 
 
 def _ways(
-    pipeline: VideoPipeline, device: torch.device, large: tuple[str, ...]
-) -> Iterator[tuple[bool, tuple[str, ...]]]:
+    pipeline: VideoPipeline, device: torch.device, stages: dict[str, int], room: int
+) -> list[tuple[bool, tuple[str, ...]]]:
     """From the fastest on: whether models take turns, and which are streamed. On a CPU there is no place to wait but
     the disk, from which every model can be streamed; those of every step last."""
-    yield False, ()
+    names = _movable(pipeline)
     if device.type == "cpu":
-        names = _movable(pipeline)
-        yield False, tuple(name for name in names if name not in DENOISERS)
-        yield False, names
-    else:
-        yield True, ()
-        yield True, large
+        return [(False, ()), (False, tuple(name for name in names if name not in DENOISERS)), (False, names)]
+    large = tuple(name for name in names if weights(pipeline.components[name]) + stages[name] > room)
+    return [(False, ()), (True, ()), (True, large)]
 
 
 def apply(pipeline: VideoPipeline, arrangement: Arrangement, device: torch.device) -> None:

@@ -154,7 +154,8 @@ class OmniVideoRecipe:
 
     def save(self, model: OmniVideoModel, folder: Path) -> None:
         for name in PARTS:
-            model.get_submodule(name).save_pretrained(folder / name)
+            part: Any = model.get_submodule(name)
+            part.save_pretrained(folder / name)
         if model.lm_head is not None:
             save_file(model.lm_head.state_dict(), folder / LM_HEAD)
 
