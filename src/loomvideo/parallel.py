@@ -96,18 +96,19 @@ class Tokens:
 
     def attend_by_heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Attention over all tokens: each rank takes h / p heads of all of them, and gives the result back."""
-        ranks, batch, heads = self.group.size(), len(q), q.shape[2] // self.group.size()
+        ranks = self.group.size()
+        batch, num_own, heads, width = len(q), q.shape[1], q.shape[2] // ranks, q.shape[3]
         counts = pieces(self.total, ranks)
         by_rank = torch.cat([q, k, v]).unflatten(2, (ranks, heads)).movedim(2, 0)  # (p, 3 b, n / p, h / p, k)
         sent = [by_rank[0].numel()] * ranks
-        received = [3 * batch * count * heads * q.shape[3] for count in counts]
+        received = [3 * batch * count * heads * width for count in counts]
         parts = exchange(by_rank.flatten(), sent, received, self.group).split(received)
-        parts = [part.view(3 * batch, -1, heads, q.shape[3]) for part in parts]
+        parts = [part.view(3 * batch, count, heads, width) for part, count in zip(parts, counts, strict=True)]
         q, k, v = torch.cat(parts, dim=1).chunk(3)
         attended = attention(q, k, v, mask)  # (b, n, h / p, k)
         flat = torch.cat([part.flatten() for part in attended.split(counts, dim=1)])
         back, home = [size // 3 for size in received], [size // 3 for size in sent]  # a third: the result alone
-        own = exchange(flat, back, home, self.group).view(ranks, batch, -1, heads, q.shape[3])
+        own = exchange(flat, back, home, self.group).view(ranks, batch, num_own, heads, width)
         return own.movedim(0, 2).flatten(2, 3)  # (b, n / p, h, k)
 
     def attend_by_keys(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

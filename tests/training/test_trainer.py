@@ -221,6 +221,7 @@ def wait_for(condition, process, seconds=60):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_loses_nothing(tmp_path):
     """SIGKILL twice, at moments that nobody chose; the losses and weights are those of a run never killed, to the bit."""
     folder, steps = tmp_path / "killed", 12
@@ -260,6 +261,7 @@ def close(actual, expected):
     return all(torch.allclose(actual[name], value, rtol=1e-4, atol=1e-5) for name, value in expected.items())
 
 
+@pytest.mark.slow
 def test_two_ranks_have_the_loss_curve_of_one_and_one_goes_on_where_two_stopped(tmp_path, unbroken):
     """Steps 1 to 4 by two ranks, 5 and 6 by one; every loss and validation loss as by one alone."""
     folder, expected = unbroken
@@ -273,6 +275,7 @@ def test_two_ranks_have_the_loss_curve_of_one_and_one_goes_on_where_two_stopped(
     assert close(weights, expected)
 
 
+@pytest.mark.slow
 def test_two_ranks_share_every_samples_tokens_where_one_stopped_and_muon_sees_whole_matrices(tmp_path):
     settings = {"optimizer": {"name": "muon"}, "watch": {"validation_every": 100}}
     sharing = {"distributed": {"reshard_after_forward": False, "sequence_parallel": 2}}

@@ -71,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def run_config(arguments: argparse.Namespace) -> int:
+    from loomvideo.cli.data import silence
     from loomvideo.cli.device import choose_device
     from loomvideo.training.config import read_config
     from loomvideo.training.launch import run_training
@@ -80,6 +81,7 @@ def run_config(arguments: argparse.Namespace) -> int:
     if arguments.plan:
         print(plan_run(config, arguments.ranks))
         return 0
+    silence()
     made = run_training(config, choose_device(arguments.device))
     if made is not None:
         print(made)

@@ -19,7 +19,9 @@ PREFIX = "transformer"
 METADATA = "lora_adapter_metadata"  # where diffusers keeps an adapter's settings in a file
 HEADS = ("model.diffusion_model.", "diffusion_model.", "transformer.", "lora_unet_", "lora_transformer_")
 PAIRS = {"lora_A": "A", "lora_down": "A", "lora.down": "A", "lora_B": "B", "lora_up": "B", "lora.up": "B"}
-ENTRY = re.compile(r"(?P<layer>.+?)\.(?:(?P<matrix>lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up)(?:\.default)?\.weight|alpha)")
+ENTRY = re.compile(
+    r"(?P<layer>.+?)\.(?:(?P<matrix>lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up)(?:\.default)?\.weight|alpha)"
+)
 
 # diffusers' names of layers and Wan's own, which kohya and ComfyUI use
 WAN_NAMES = (

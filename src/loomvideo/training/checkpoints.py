@@ -93,9 +93,7 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(going)
 
 
-def optimizer_tensors(
-    optimizers: Sequence[torch.optim.Optimizer], parameters: Mapping[str, nn.Parameter]
-) -> Tensors:
+def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer], parameters: Mapping[str, nn.Parameter]) -> Tensors:
     """What optimizers keep of every parameter, by its name; of a new one zeros, for a checkpoint's tensors to go to."""
     named = {id(parameter): name for name, parameter in parameters.items()}
     tensors = {}

@@ -30,7 +30,9 @@ class LoraConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    start: str = "builtin"  # a model folder, "builtin" or a Hub id; its language model and VAE prepare what is learnt from
+    start: str = (
+        "builtin"  # a model folder, "builtin" or a Hub id; its language model and VAE prepare what is learnt from
+    )
     new: bool = False  # the built-in size from nothing, beside the language model and VAE of `start`
     trained: Any = "all"  # a rule of training.freeze; with a LoRA, what is trained besides: "" is nothing
     lora: LoraConfig | None = None
@@ -45,7 +47,9 @@ class DataConfig:
     """The step's samples, from shards or, prepared while training, from data sets; docs/data.md says what these are."""
 
     shards: str | None = None  # a folder that `loomvideo data prepare` wrote
-    source: str | None = None  # a data set YAML, a folder of clips, or "world"; where there are shards, what they are of
+    source: str | None = (
+        None  # a data set YAML, a folder of clips, or "world"; where there are shards, what they are of
+    )
     validation_shards: str | None = None  # of samples that are never trained on; or else the source's section `val`
     validation_samples: int = 32
     tokens: int = 10_240  # of a step, over all ranks
@@ -356,8 +360,12 @@ def _ours(name: str) -> str | None:
 
 
 def _ema_on(raw: Mapping[str, Any]) -> bool:
-    switches = {name: value for name, value in _flat(raw, set()) if name.rsplit(".", 1)[-1] in ("use_ema", "enable_ema")}
-    switches |= {name: value for name, value in _flat(raw, set()) if name.endswith(("ema.enable", "ema.enabled", "ema.use"))}
+    switches = {
+        name: value for name, value in _flat(raw, set()) if name.rsplit(".", 1)[-1] in ("use_ema", "enable_ema")
+    }
+    switches |= {
+        name: value for name, value in _flat(raw, set()) if name.endswith(("ema.enable", "ema.enabled", "ema.use"))
+    }
     return all(bool(value) for value in switches.values())
 
 

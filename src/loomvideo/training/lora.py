@@ -72,7 +72,7 @@ def save_lora(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> 
     denoiser = denoiser_of(model)
     prefix = next(name for name, module in model.named_modules() if module is denoiser)
     own = {name.removeprefix(f"{prefix}."): value for name, value in weights.items() if is_lora(name)}
-    matrices: dict[str, nn.Module | Tensor] = get_peft_model_state_dict(denoiser, state_dict=own, adapter_name=ADAPTER)
+    matrices: Any = get_peft_model_state_dict(denoiser, state_dict=own, adapter_name=ADAPTER)
     settings = denoiser.peft_config[ADAPTER].to_dict()
     WanLoraLoaderMixin.save_lora_weights(
         folder, transformer_lora_layers=matrices, transformer_lora_adapter_metadata=settings, weight_name=FILE

@@ -107,7 +107,7 @@ def gathered(config: TrainConfig, model: nn.Module, ranks: int) -> int:
     """What sharded parameters take besides while a block is computed, or while all are."""
     if ranks == 1:
         return 0
-    blocks = list(getattr(denoiser_of(model), "blocks", ())) or [denoiser_of(model)]
+    blocks: list[nn.Module] = [*getattr(denoiser_of(model), "blocks", ())] or [denoiser_of(model)]
     largest = max(sum(p.numel() for p in block.parameters()) for block in blocks)
     total = sum(p.numel() for p in model.parameters())
     inside = sum(p.numel() for block in blocks for p in block.parameters())

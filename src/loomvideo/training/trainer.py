@@ -328,9 +328,7 @@ def make_optimizers(
     optimizers: list[torch.optim.Optimizer] = []
     if matrices:
         precision = torch.bfloat16 if computes_bfloat16(device) else torch.float32
-        optimizers.append(
-            Muon(matrices, lr=config.matrix_rate, weight_decay=config.weight_decay, precision=precision)
-        )
+        optimizers.append(Muon(matrices, lr=config.matrix_rate, weight_decay=config.weight_decay, precision=precision))
     if others:
         decay = 0.0 if muon else config.weight_decay
         optimizers.append(

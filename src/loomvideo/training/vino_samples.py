@@ -119,9 +119,7 @@ def _references(drawn: Sequence[Sample], readers: Readers) -> list[list[Referenc
     clips = [clip for one in drawn if (clip := one.source_frames()) is not None]
     encoded_pictures = iter(encode_each(readers.vae, [picture for shown in pictures for picture in shown]))
     encoded_clips = iter(encode_each(readers.vae, clips))
-    latents = [
-        [next(encoded_pictures) for _ in shown] + [next(encoded_clips) for _ in clips[:1]] for shown in pictures
-    ]
+    latents = [[next(encoded_pictures) for _ in shown] + [next(encoded_clips) for _ in clips[:1]] for shown in pictures]
     return _looked_at([visuals_of(one) for one in drawn], latents, readers)
 
 
