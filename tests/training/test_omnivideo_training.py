@@ -369,6 +369,7 @@ def shards(recipe, tmp_path):
     return folder
 
 
+@pytest.mark.usefixtures("steady_clock")
 def test_a_stopped_run_goes_on_through_all_stages_and_writes_what_it_trained(recipe, shards, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "build", lambda start: tiny_model(), raising=False)
     monkeypatch.setattr(OmniVideoRecipe, "tokens_a_batch", {"cpu": 16})

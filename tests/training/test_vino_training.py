@@ -344,6 +344,7 @@ def shards(recipe, tmp_path):
     return folder
 
 
+@pytest.mark.usefixtures("steady_clock")
 def test_a_stopped_run_goes_on_and_writes_what_it_trained(recipe, shards, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "build", lambda start: tiny_model(), raising=False)
     monkeypatch.setattr(VinoRecipe, "tokens_a_batch", {"cpu": 100})

@@ -50,6 +50,7 @@ FRAME_RULE = FrameRule(factor=2, min_frames=8, sampled_frames=8)
 IMAGE_BUDGET = PixelBudget(64 * 64, 256 * 256)
 VIDEO_BUDGET = PixelBudget(8 * 64 * 64, 8 * 192 * 192)
 
+
 @dataclass(frozen=True)
 class Sight:
     """What a language model is shown of pictures and clips; the built-in one's, unless a model's folder says otherwise."""
