@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from loomvideo.cli.options import MODEL_OPTIONS, UsageError, add_model_options, given, number, whole_number
+from loomvideo.cli.options import MODEL_OPTIONS, UsageError, add_model_options, add_speed, given, number, whole_number
 from loomvideo.cli.progress import Progress, Silence, show_progress
 from loomvideo.cli.session import Session
 from loomvideo.evaluation.cases import REAL_STYLE, TASKS, WORD_TASKS, Case, Result, Size
@@ -30,7 +30,7 @@ GENERATED = {
     "request": "t2v",
     "request_image": "t2i",
 }
-SAMPLING = ("num_inference_steps", "guidance_scale", "guidance_scale_visual", "think")
+SAMPLING = ("num_inference_steps", "guidance_scale", "guidance_scale_visual", "think", "speed")
 LIKELIEST = Decoding(temperature=0, max_new_tokens=128)  # the same words each time
 EPILOG = """\
 examples:
@@ -72,6 +72,7 @@ def add_parser(commands: "argparse._SubParsersAction") -> None:
     sampling.add_argument("--steps", dest="num_inference_steps", type=whole_number, metavar="N")
     sampling.add_argument("--guidance-scale", type=number, metavar="SCALE")
     sampling.add_argument("--guidance-scale-visual", type=number, metavar="SCALE")
+    add_speed(sampling)
     sampling.add_argument(
         "--think", action="store_true", default=None, help="let the language model first say what is to be seen"
     )

@@ -8,6 +8,7 @@ import os
 from typing import NoReturn
 
 from loomvideo.pipelines import PIPELINES
+from loomvideo.systems.request import SPEEDS
 
 SYSTEMS = tuple(PIPELINES)
 TASKS = ("t2i", "t2v", "edit", "ref_edit", "mi2v", "i2v", "clone", "camera_clone")
@@ -33,6 +34,7 @@ REQUEST_OPTIONS = (
     "negative_prompt",
     "seed",
     "think",
+    "speed",
 )
 MODEL_OPTIONS = ("system", "model", "device", "dtype", "memory_limit", "lora")
 
@@ -168,12 +170,21 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
         metavar="SCALE",
         help="how strongly source and references count",
     )
+    add_speed(sampling)
     sampling.add_argument(
         "--seed",
         "--base_seed",
         type=whole_number,
         metavar="N",
         help="the same seed gives the same file; -1 draws one (default: 0)",
+    )
+
+
+def add_speed(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--speed",
+        choices=SPEEDS,
+        help="balanced and fast leave out steps of the network: what that costs is in docs/benchmarks.md (default: exact)",
     )
 
 

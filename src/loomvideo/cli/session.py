@@ -172,6 +172,7 @@ class Session:
             "guidance_scale": decided.guidance_scale,
             "guidance_scale_visual": decided.guidance_scale_visual,
             "seed": decided.seed,
+            **({"speed": decided.speed} if decided.speed != "exact" else {}),
             **({"window": decided.window} if decided.window is not None else {}),
             **({"think": True, "rewritten_prompt": decided.prompt} if request.think else {}),
         }

@@ -3,12 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-from loomvideo.sampling.guidance import guide
+from loomvideo.sampling.caches import EXACT, Branch, GuidedVelocity, Shortcuts
 
-Branch = Callable[[Tensor, Tensor], Tensor]  # (latents, timestep) -> the velocities of one or more branches, stacked
 OnVelocity = Callable[[int, Tensor], Tensor]  # (step, guided velocity) -> the velocity to go on with
 OnStep = Callable[[int, Tensor, Tensor], Tensor | None]  # (step, timestep, latents) -> latents to go on with, or None
 
@@ -33,6 +31,7 @@ def sample(
     scheduler: Scheduler,
     noise: Tensor,
     num_inference_steps: int,
+    shortcuts: Shortcuts = EXACT,
     on_velocity: OnVelocity | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
@@ -43,6 +42,7 @@ def sample(
             each gives velocities (k, *latents.shape), so that k branches of equal shape may run as one batch.
         scales: one guidance scale fewer than there are velocities, in the same order.
         noise: standard normal; its precision is the precision of the solver.
+        shortcuts: what is left out of the steps; by default nothing is.
         on_velocity: may change the guided velocity of a step: the solver goes on with what it gives.
         on_step: called after every step; a tensor that it returns replaces the latents.
 
@@ -50,10 +50,10 @@ def sample(
         NotFiniteError: naming the step at which NaN or infinity appeared.
     """
     scheduler.set_timesteps(num_inference_steps, device=noise.device)
+    guided = GuidedVelocity(branches, scales, shortcuts)
     latents = noise
     for step, timestep in enumerate(scheduler.timesteps):
-        velocities = torch.cat([branch(latents, timestep) for branch in branches])
-        velocity = guide(velocities.unbind(), scales)
+        velocity = guided(step, num_inference_steps, latents, timestep)
         velocity = velocity if on_velocity is None else on_velocity(step, velocity)
         check_finite(velocity, "velocity", step, num_inference_steps)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]

@@ -25,6 +25,7 @@ from loomvideo.models import vae as pixels
 from loomvideo.models.chat import Chat, chat
 from loomvideo.models.qwen import FrameRule, PixelBudget, Visual, picture, video
 from loomvideo.models.reader import Decoding, QwenReader, StreamedAnswer
+from loomvideo.sampling.caches import PRESETS, Shortcuts, caching
 from loomvideo.sampling.sampler import Branch, OnStep, sample
 from loomvideo.sampling.windows import Seam, windows
 from loomvideo.systems import thinking
@@ -122,6 +123,7 @@ class VideoPipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         guidance_scale_visual: float | None = None,
         seed: int = 0,
+        speed: str = "exact",
         **options: Any,
     ) -> VideoOutput:
         """Make or edit a video or a picture; see systems.request.Request for the request, `generate` for the options.
@@ -145,6 +147,7 @@ class VideoPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale,
             guidance_scale_visual=guidance_scale_visual,
             seed=seed,
+            speed=speed,
         )
         return self.generate(make_plan(request, self.limits), **options)
 
@@ -158,6 +161,7 @@ class VideoPipeline(DiffusionPipeline):
         output_type: str = "np",
         sample_posterior: bool = False,
         batch_branches: bool = True,
+        shortcuts: Shortcuts | None = None,
         callback_on_step_end: StepCallback | None = None,
         callback_on_stage: Callable[[str], None] | None = None,
     ) -> VideoOutput:
@@ -170,6 +174,7 @@ class VideoPipeline(DiffusionPipeline):
             sample_posterior: sample the source's and references' latents as the published program does, instead of
                 taking the posterior's mode.
             batch_branches: run guidance branches of equal token layout as one batch: faster, with more memory.
+            shortcuts: approximations in place of those that the plan's speed names.
             callback_on_step_end: diffusers' convention; may give back other "latents".
             callback_on_stage: told "think", "read", "sample" and "decode" as these begin.
 
@@ -191,6 +196,7 @@ class VideoPipeline(DiffusionPipeline):
             noise,
             posterior=generator if sample_posterior else None,
             batch_branches=batch_branches,
+            shortcuts=shortcuts,
             callback_on_step_end=callback_on_step_end,
             begin=begin,
         )
@@ -240,12 +246,17 @@ class VideoPipeline(DiffusionPipeline):
         *,
         posterior: torch.Generator | None = None,
         batch_branches: bool = True,
+        shortcuts: Shortcuts | None = None,
         callback_on_step_end: StepCallback | None = None,
         begin: Callable[[str], None] = lambda stage: None,
     ) -> Iterator[Tensor]:
         """The latents (1, c, f, y, x) of each window of a plan, or of the one that it is; together those of the clip."""
         places = windows(noise.shape[2], noise.shape[2] if plan.window is None else latent_frames(plan.window))
         seam = Seam(places)
+        shortcuts = PRESETS[plan.speed] if shortcuts is None else shortcuts
+        if shortcuts.first_block and self.team is not None:
+            raise ValueError("first_block: several ranks cannot judge one block's change together; use forecast_every")
+        together = batch_branches and self.batch_branches and self.team is None and not shortcuts.skips_branches
         for number, place in enumerate(places):
             seam.begin(number)
             begin("read")
@@ -254,20 +265,20 @@ class VideoPipeline(DiffusionPipeline):
                 part,
                 noise[:, :, place.start : place.stop].shape,
                 posterior=posterior,
-                batch_branches=batch_branches and self.batch_branches and self.team is None,
+                batch_branches=together,
             )
             begin("sample")
-            together = (
-                nullcontext(branches) if self.team is None else self.team.divided(branches, self.denoisers_at_work)
-            )
+            shared = nullcontext(branches) if self.team is None else self.team.divided(branches, self.denoisers_at_work)
+            cached = caching(self.denoisers_at_work, shortcuts.first_block)
             progress_bar = self.progress_bar(total=plan.num_inference_steps)  # pyright: ignore[reportCallIssue]
-            with together as branches, progress_bar as progress:
+            with shared as branches, cached as remembering, progress_bar as progress:
                 latents = sample(
-                    branches,
+                    [remembering(branch) for branch in branches],
                     scales,
                     scheduler=self.scheduler,
                     noise=noise[:, :, place.start : place.stop].to(self._execution_device),
                     num_inference_steps=plan.num_inference_steps,
+                    shortcuts=shortcuts,
                     on_velocity=seam if len(places) > 1 else None,
                     on_step=self._step_callback(progress.update, callback_on_step_end),
                 )

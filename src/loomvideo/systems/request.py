@@ -46,6 +46,7 @@ class Task(StrEnum):
     CAMERA_CLONE = "camera_clone"  # the source's camera alone, in the reference's scene
 
 
+SPEEDS = ("exact", "balanced", "fast")  # of sampling.caches
 EVERY_SYSTEM = ("t2i", "t2v", "edit", "ref_edit", "mi2v")
 
 
@@ -72,6 +73,7 @@ class Request:
     negative_prompt: str | None = None
     seed: int = 0  # -1: a fresh one is drawn, and the plan records it
     think: bool = False  # the language model says first what is to be seen; see systems.thinking
+    speed: str = "exact"  # or "balanced" or "fast", which approximate it; see sampling.caches
 
     def __post_init__(self) -> None:
         alone = isinstance(self.references, str | Path | Image.Image | np.ndarray)
@@ -159,6 +161,7 @@ class Plan:
     seed: int
     window: int | None = None  # frames made at a time, fewer than num_frames; None: all of them
     think: bool = False  # still to be thought about
+    speed: str = "exact"
     notes: tuple[str, ...]  # what was chosen and why, for the person
 
     def cut(self, frames: Any) -> Any:
@@ -231,6 +234,7 @@ def plan(request: Request, limits: ModelLimits) -> Plan:
         seed=secrets.randbelow(2**32) if request.seed == -1 else int(request.seed),
         window=_window(request, usual, num_frames),
         think=request.think,
+        speed=request.speed,
         notes=(
             *size.notes,
             *_length_notes(request, usual, num_frames, output_frames, source_info),
@@ -276,6 +280,8 @@ def _check_options(request: Request, limits: ModelLimits) -> None:
         _check_area(request.height, request.width, limits)
     if not isinstance(request.think, bool):
         raise RequestError(f"think={request.think!r}: must be true or false")
+    if request.speed not in SPEEDS:
+        raise RequestError(f"speed={request.speed!r}: must be one of {', '.join(SPEEDS)}")
     _check_references(request, limits)
 
 
