@@ -27,6 +27,7 @@ COMMANDS = {
     "models": ("loomvideo.cli.models", "list the models at hand"),
     "import": ("loomvideo.cli.import_", "turn published weights into one folder"),
     "evaluate": ("loomvideo.cli.evaluate", "measure a model"),
+    "bench": ("loomvideo.cli.bench", "measure time, work and memory"),
     "data": ("loomvideo.cli.data", "check a data set, or prepare it for training"),
     "train": ("loomvideo.cli.train", "train a model"),
     "lora": ("loomvideo.cli.lora", "merge LoRAs into a model"),

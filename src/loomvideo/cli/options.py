@@ -36,7 +36,7 @@ REQUEST_OPTIONS = (
     "think",
     "speed",
 )
-MODEL_OPTIONS = ("system", "model", "device", "dtype", "memory_limit", "lora")
+MODEL_OPTIONS = ("system", "model", "device", "dtype", "memory_limit", "weights", "compile", "lora")
 
 
 class UsageError(ValueError):
@@ -183,8 +183,8 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
 def add_speed(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--speed",
-        choices=SPEEDS,
-        help="balanced and fast leave out steps of the network: what that costs is in docs/benchmarks.md (default: exact)",
+        choices=tuple(SPEEDS),
+        help="balanced takes half of the model's steps, fast a quarter (default: exact)",
     )
 
 
@@ -198,6 +198,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--dtype", choices=DTYPES, help="precision (default: bfloat16 on cuda, else float32)")
     model.add_argument(
         "--memory-limit", metavar="SIZE", help="stay within 24GB, 16GB, 12GB ...: slower where that is short"
+    )
+    model.add_argument(
+        "--weights", choices=("fp8",), help="keep the network's weights in eight bits: less memory, no more speed"
+    )
+    model.add_argument(
+        "--compile",
+        action="store_true",
+        default=None,
+        help="compile the network's blocks: faster steps behind a first one that takes a minute",
     )
     model.add_argument(
         "--lora", action="append", metavar="FILE[:WEIGHT]", help="a LoRA on the denoiser; may be repeated"

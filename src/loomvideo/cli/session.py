@@ -59,6 +59,8 @@ class Session:
             pipeline = self._within_limit(pipeline, self.memory_limit)
         else:
             pipeline.to(self.device)
+        if self.options.get("compile"):
+            pipeline.compile_denoisers()
         pipeline.team = form_team(self.device)
         kernel = choose_kernel(self.device, self.dtype)
         kernel.use()
@@ -71,6 +73,8 @@ class Session:
 
         pipeline = self._load()
         load_loras(pipeline.transformer, self.loras)
+        if self.options.get("weights") == "fp8":
+            pipeline.store_in_fp8()
         return pipeline
 
     def _within_limit(self, pipeline: "VideoPipeline", limit: int) -> "VideoPipeline":

@@ -42,7 +42,9 @@ class Shortcuts:
     def __post_init__(self) -> None:
         low, high = self.guided_levels
         if not 0 <= low <= high <= 1:
-            raise ValueError(f"guided_levels={self.guided_levels}: must be two noise levels from 0 to 1, the lower first")
+            raise ValueError(
+                f"guided_levels={self.guided_levels}: must be two noise levels from 0 to 1, the lower first"
+            )
         for name in ("guidance_every", "forecast_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be 1, which is every step, or more")
@@ -150,7 +152,7 @@ def _tokens(streams: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 @contextmanager
-def caching(models: Sequence[nn.Module], threshold: float) -> Iterator[Callable[[Branch], Branch]]:
+def caching(models: Sequence[Any], threshold: float) -> Iterator[Callable[[Branch], Branch]]:
     """While it lasts, denoisers have a first-block cache; gives what makes branches use it. Nothing at a threshold of 0.
 
     A model names the classes of its blocks in `_repeated_blocks`, as diffusers has it.
@@ -178,11 +180,3 @@ def caching(models: Sequence[nn.Module], threshold: float) -> Iterator[Callable[
                 del block.forward
             else:
                 block.forward = before
-
-
-# What `speed` names; measured in docs/benchmarks.md.
-PRESETS = {
-    "exact": EXACT,
-    "balanced": Shortcuts(forecast_every=2),
-    "fast": Shortcuts(forecast_every=3, guidance_every=2),
-}

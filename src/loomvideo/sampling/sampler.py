@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from loomvideo.sampling.caches import EXACT, Branch, GuidedVelocity, Shortcuts

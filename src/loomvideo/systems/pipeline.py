@@ -25,7 +25,7 @@ from loomvideo.models import vae as pixels
 from loomvideo.models.chat import Chat, chat
 from loomvideo.models.qwen import FrameRule, PixelBudget, Visual, picture, video
 from loomvideo.models.reader import Decoding, QwenReader, StreamedAnswer
-from loomvideo.sampling.caches import PRESETS, Shortcuts, caching
+from loomvideo.sampling.caches import EXACT, Shortcuts, caching
 from loomvideo.sampling.sampler import Branch, OnStep, sample
 from loomvideo.sampling.windows import Seam, windows
 from loomvideo.systems import thinking
@@ -161,7 +161,7 @@ class VideoPipeline(DiffusionPipeline):
         output_type: str = "np",
         sample_posterior: bool = False,
         batch_branches: bool = True,
-        shortcuts: Shortcuts | None = None,
+        shortcuts: Shortcuts = EXACT,
         callback_on_step_end: StepCallback | None = None,
         callback_on_stage: Callable[[str], None] | None = None,
     ) -> VideoOutput:
@@ -174,7 +174,7 @@ class VideoPipeline(DiffusionPipeline):
             sample_posterior: sample the source's and references' latents as the published program does, instead of
                 taking the posterior's mode.
             batch_branches: run guidance branches of equal token layout as one batch: faster, with more memory.
-            shortcuts: approximations in place of those that the plan's speed names.
+            shortcuts: approximations of the steps; by default there are none.
             callback_on_step_end: diffusers' convention; may give back other "latents".
             callback_on_stage: told "think", "read", "sample" and "decode" as these begin.
 
@@ -246,14 +246,13 @@ class VideoPipeline(DiffusionPipeline):
         *,
         posterior: torch.Generator | None = None,
         batch_branches: bool = True,
-        shortcuts: Shortcuts | None = None,
+        shortcuts: Shortcuts = EXACT,
         callback_on_step_end: StepCallback | None = None,
         begin: Callable[[str], None] = lambda stage: None,
     ) -> Iterator[Tensor]:
         """The latents (1, c, f, y, x) of each window of a plan, or of the one that it is; together those of the clip."""
         places = windows(noise.shape[2], noise.shape[2] if plan.window is None else latent_frames(plan.window))
         seam = Seam(places)
-        shortcuts = PRESETS[plan.speed] if shortcuts is None else shortcuts
         if shortcuts.first_block and self.team is not None:
             raise ValueError("first_block: several ranks cannot judge one block's change together; use forecast_every")
         together = batch_branches and self.batch_branches and self.team is None and not shortcuts.skips_branches
@@ -288,6 +287,19 @@ class VideoPipeline(DiffusionPipeline):
     def denoisers_at_work(self) -> list[ModelMixin]:
         """The models that make velocities."""
         return [self.transformer]
+
+    def compile_denoisers(self, **options: Any) -> None:
+        """Compile the denoisers' blocks at their next use, once more at a second size, and then for requests of any size.
+
+        `options` are torch.compile's.
+        """
+        for model in self.denoisers_at_work:
+            model.compile_repeated_blocks(**{"dynamic": True, **options})
+
+    def store_in_fp8(self) -> None:
+        """Keep the denoisers' large matrices in eight bits; each is brought to the model's precision while it is used."""
+        for model in self.denoisers_at_work:
+            model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=model.dtype)
 
     @property
     def reader(self) -> QwenReader:

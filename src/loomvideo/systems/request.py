@@ -46,7 +46,9 @@ class Task(StrEnum):
     CAMERA_CLONE = "camera_clone"  # the source's camera alone, in the reference's scene
 
 
-SPEEDS = ("exact", "balanced", "fast")  # of sampling.caches
+# How many times fewer steps than the model's own. Of all that was measured (docs/benchmarks.md) this keeps the most.
+SPEEDS = {"exact": 1, "balanced": 2, "fast": 4}
+LEAST_STEPS = 4  # are not made fewer, so that models of few steps stay as they are
 EVERY_SYSTEM = ("t2i", "t2v", "edit", "ref_edit", "mi2v")
 
 
@@ -73,7 +75,7 @@ class Request:
     negative_prompt: str | None = None
     seed: int = 0  # -1: a fresh one is drawn, and the plan records it
     think: bool = False  # the language model says first what is to be seen; see systems.thinking
-    speed: str = "exact"  # or "balanced" or "fast", which approximate it; see sampling.caches
+    speed: str = "exact"  # or "balanced" or "fast": fewer steps, where no number of them is asked for
 
     def __post_init__(self) -> None:
         alone = isinstance(self.references, str | Path | Image.Image | np.ndarray)
@@ -228,7 +230,7 @@ def plan(request: Request, limits: ModelLimits) -> Plan:
             _read_reference(media, info, task, size, limits)
             for media, info in zip(references, reference_infos, strict=True)
         ),
-        num_inference_steps=int(chosen("num_inference_steps")),
+        num_inference_steps=_steps(request, usual),
         guidance_scale=float(chosen("guidance_scale")),
         guidance_scale_visual=float(chosen("guidance_scale_visual")),
         seed=secrets.randbelow(2**32) if request.seed == -1 else int(request.seed),
@@ -240,8 +242,23 @@ def plan(request: Request, limits: ModelLimits) -> Plan:
             *_length_notes(request, usual, num_frames, output_frames, source_info),
             *_window_notes(_window(request, usual, num_frames), num_frames),
             *_rate_notes(request, usual, output_frames),
+            *_speed_notes(request, usual),
         ),
     )
+
+
+def _steps(request: Request, usual: ModelLimits) -> int:
+    if request.num_inference_steps is not None:
+        return int(request.num_inference_steps)
+    own = int(usual.num_inference_steps)
+    return min(own, max(LEAST_STEPS, own // SPEEDS[request.speed]))
+
+
+def _speed_notes(request: Request, usual: ModelLimits) -> list[str]:
+    steps = _steps(request, usual)
+    if request.speed == "exact" or request.num_inference_steps is not None or steps == usual.num_inference_steps:
+        return []
+    return [f"{request.speed}: {steps} steps in place of {usual.num_inference_steps}"]
 
 
 def frames_to_describe(shown: Any, question: str, limits: ModelLimits) -> np.ndarray:

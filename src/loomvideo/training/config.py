@@ -108,6 +108,26 @@ class WatchConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReinforceConfig:
+    """Post-training by reward (training.nft); `ema_decay` says how slowly the policy that draws follows the learnt one."""
+
+    reward: str = "world"  # or "pickscore", or "package.module:name" of one's own; see training.rewards
+    group_size: int = 12  # clips drawn for every prompt, which are held against each other
+    times: int = 2  # noise levels at which each of them is learnt from
+    beta: float = 1.0  # how far the implicit policies lie from the old one
+    num_inference_steps: int = 10  # of the model's own solver, without guidance
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Fewer steps and no guidance (training.distill)."""
+
+    num_inference_steps: int = 4
+    teacher_steps: int = 6  # of the teacher, guided, for each of these
+    flow_shift: float = 3.0  # of the steps' times towards noise
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     run_dir: str
     system: str = "loomvideo"
@@ -121,6 +141,8 @@ class TrainConfig:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
+    reinforce: ReinforceConfig | None = None
+    distill: DistillConfig | None = None
 
     def __post_init__(self) -> None:
         if self.system not in PIPELINES:
@@ -135,11 +157,40 @@ class TrainConfig:
             "data.workers": self.data.workers,
             "distributed.sequence_parallel": self.distributed.sequence_parallel,
         }
+        for section in ("reinforce", "distill"):
+            said = {} if getattr(self, section) is None else vars(getattr(self, section))
+            at_least_one |= {f"{section}.{name}": value for name, value in said.items() if isinstance(value, int)}
         for name, value in at_least_one.items():
             if value < 1:
                 raise ConfigError(f"{name}: {value} is less than 1")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay: {self.ema_decay} does not lie in 0..1; 0.9999 is usual, null is none")
+        if self.reinforce is not None:
+            self._check_reinforce(self.reinforce)
+        if self.distill is not None and self.system != "loomvideo":
+            raise ConfigError(f"distill: knows LoomVideo's guidance alone, and system is {self.system}")
+        if self.distill is not None and self.model.lora is not None:
+            raise ConfigError(
+                "distill: a LoRA cannot say how many steps are taken; leave model.lora out, and a model folder is written"
+            )
+
+    def _check_reinforce(self, reinforce: ReinforceConfig) -> None:
+        if self.distill is not None:
+            raise ConfigError("reinforce, distill: one run does one of them; distil what the other run wrote")
+        if self.ema_decay is None:
+            raise ConfigError(
+                "ema_decay: null, but the averaged weights are the policy that draws; 0.9 is a good value"
+            )
+        if self.data.source is None or self.data.shards is not None:
+            raise ConfigError(
+                "data.source: requests are drawn from, which data.shards do not hold; name the data set, and no shards"
+            )
+        if reinforce.group_size < 2:
+            raise ConfigError(
+                f"reinforce.group_size: {reinforce.group_size}: rewards are held against each other; use 8"
+            )
+        if reinforce.beta <= 0:
+            raise ConfigError(f"reinforce.beta: {reinforce.beta} is not above 0; 1.0 is usual")
 
 
 # --- reading

@@ -23,16 +23,20 @@ from loomvideo.data.reading import Reading
 from loomvideo.media.clip import write_picture
 from loomvideo.models.qwen import FrameRule, PixelBudget, set_rotary_tables
 from loomvideo.models.wan import LoomVideoTransformer3DModel
+from loomvideo.systems.request import ModelLimits
 from loomvideo.training.builtin import RECIPES
 from loomvideo.training.checkpoints import Tensors
 from loomvideo.training.config import ConfigError, TrainConfig
+from loomvideo.training.distill import DistillTrainer, settle
 from loomvideo.training.distributed import Ranks, ranks_of_launch
 from loomvideo.training.loomvideo import use_source
 from loomvideo.training.lora import add_lora, merge_lora
 from loomvideo.training.mllm import Sight
+from loomvideo.training.nft import AskedSamples, NftTrainer, Policy, Rollouts
 from loomvideo.training.recipe import Draw, Readers, Recipe
 from loomvideo.training.results import filled, write_model, write_result
-from loomvideo.training.source import BatchSource, from_pixels, from_shards
+from loomvideo.training.rewards import make_reward
+from loomvideo.training.source import BatchSource, PixelSamples, from_pixels, from_shards
 from loomvideo.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -43,6 +47,7 @@ class Start:
     """The model folder that a run begins with, and its system's recipe on its language model and VAE."""
 
     folder: Path
+    readers: Readers
     recipe: Recipe
     config: TrainConfig
 
@@ -62,22 +67,47 @@ def run_training(config: TrainConfig, device: torch.device) -> Path | None:
     with ranks_of_launch(device, config.distributed.sequence_parallel) as ranks:
         start = load_start(config, ranks.device)
         source = open_source(config, start.recipe, ranks)
-        validation = validation_groups(config, start.recipe, ranks)
-        trainer = Trainer(
-            config,
-            start.recipe,
-            start.build(),
-            source,
-            ranks,
-            validation=validation,
-            preview=previewer(config, start) if config.watch.samples_every else None,
-        )
+        trainer = make_trainer(config, start, source, ranks)
         finished = trainer.train()
         source.close()
         weights = trainer.weights() if finished else {}
         if not finished or ranks.rank:
             return None
-        return write_result(config, start.recipe, start.build(), weights, start.folder)
+        written = write_result(config, start.recipe, start.build(), weights, start.folder)
+        if config.distill is not None:
+            settle(written, config.distill)
+        return written
+
+
+def make_trainer(config: TrainConfig, start: Start, source: BatchSource, ranks: Ranks) -> Trainer:
+    """The trainer of flow matching, of reinforcement or of distillation."""
+    shared: dict[str, Any] = {
+        "validation": validation_groups(config, start.recipe, ranks),
+        "preview": previewer(config, start) if config.watch.samples_every else None,
+    }
+    if config.reinforce is not None:
+        reinforce = config.reinforce
+        policy = make_policy(config, start, reinforce.num_inference_steps)
+        rollouts = Rollouts(source, policy, make_reward(reinforce.reward, ranks.device), reinforce)
+        shared |= {"become": policy.become, "beta": reinforce.beta}
+        return NftTrainer(config, start.recipe, start.build(), rollouts, ranks, **shared)
+    if config.distill is not None:
+        limits = ModelLimits(**model_index(start.folder)["limits"])
+        shared |= {"teacher": start.build(), "limits": limits, "distill": config.distill}
+        return DistillTrainer(config, start.recipe, start.build(), source, ranks, **shared)
+    return Trainer(config, start.recipe, start.build(), source, ranks, **shared)
+
+
+def make_policy(config: TrainConfig, start: Start, num_inference_steps: int) -> Policy:
+    """The pipeline that draws, on the run's own language model and VAE; its denoiser is a copy, whole on every rank."""
+    readers, model = start.readers, start.build()
+    if config.model.lora is not None:
+        add_lora(model, config.model.lora)
+    pipeline = pipeline_class(config.system).from_pretrained(
+        start.folder, vae=readers.vae, mllm=readers.mllm, tokenizer=readers.tokenizer
+    )
+    model.to(readers.mllm.device).eval()
+    return Policy(pipeline, model, num_inference_steps)
 
 
 def load_start(config: TrainConfig, device: torch.device) -> Start:
@@ -88,7 +118,7 @@ def load_start(config: TrainConfig, device: torch.device) -> Start:
     kind: Any = RECIPES[config.system]
     if config.data.shards is None or not getattr(kind, "features_only", False):
         readers.to(device)
-    return Start(folder, kind(readers), config)
+    return Start(folder, readers, kind(readers), config)
 
 
 def load_readers(folder: Path, device: torch.device) -> Readers:
@@ -130,7 +160,8 @@ def open_source(config: TrainConfig, recipe: Recipe, ranks: Ranks, *, validation
     sets = load_sets(
         Path(data.source or ""), section="val" if validation else "train", reading=Reading(**said) if said else None
     )
-    return from_pixels(sets, recipe, ranks.device, bad_share=data.max_bad_share, **shared)
+    kind = AskedSamples if config.reinforce is not None and not validation else PixelSamples
+    return from_pixels(sets, recipe, ranks.device, bad_share=data.max_bad_share, kind=kind, **shared)
 
 
 def validation_groups(config: TrainConfig, recipe: Recipe, ranks: Ranks) -> list[list[Draw]]:

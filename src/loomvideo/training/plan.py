@@ -81,13 +81,22 @@ def plan_run(config: TrainConfig, ranks: int = 1) -> RunPlan:
         trained=learnt,
         tokens=config.data.tokens * config.optimizer.accumulate,
         samples=sample_count(config),
-        weights=(4 * learnt + (2 if light else 4) * (total - learnt)) // ranks + gathered(config, model, ranks),
+        weights=(4 * learnt + (2 if light else 4) * (total - learnt)) // ranks
+        + gathered(config, model, ranks)
+        + second_weights(config, total, ranks),
         gradients=4 * learnt // ranks,
         optimizer=4 * kept // ranks,
         averages=4 * learnt // ranks if config.ema_decay is not None else 0,
         activations=activations(config, denoiser_of(model), ranks),
         readers=readers_bytes(config, folder),
     )
+
+
+def second_weights(config: TrainConfig, total: int, ranks: int) -> int:
+    """Of the denoiser that draws, whole on every rank, or that teaches, split over them."""
+    if config.reinforce is not None:
+        return 4 * total
+    return 4 * total // ranks if config.distill is not None else 0
 
 
 def empty(config: TrainConfig, folder: Path) -> nn.Module:

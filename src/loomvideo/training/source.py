@@ -189,10 +189,11 @@ def from_pixels(
     world_size: int = 1,
     workers: int = 2,
     bad_share: float = 0.05,
+    kind: type[PixelSamples] = PixelSamples,
 ) -> BatchSource:
     """Train from data sets as they are (see data.config.load_sets). For the budgets see data.order.Order."""
     bad = BadSamples(bad_share)
-    samples = PixelSamples(sets, recipe, device, seed=seed, bad=bad, workers=workers)
+    samples = kind(sets, recipe, device, seed=seed, bad=bad, workers=workers)
     order = Order(
         samples.sizes,
         samples.weights,

@@ -137,7 +137,7 @@ class Trainer:
         total, bad, flops = torch.zeros((), dtype=torch.float64), [], 0.0
         for group, weight in self.ranks.even(groups):
             with attention_kernels(self.ranks.device):
-                errors, operations = self._errors(group)
+                errors, operations = self.errors(group)
                 # sharding gives the mean of the ranks' gradients
                 (errors.sum() * (weight * self.ranks.data_ranks / elements)).backward()
             of_samples = weight * errors.detach().flatten(1).sum(1).double().cpu()
@@ -156,11 +156,15 @@ class Trainer:
         self.network.zero_grad(set_to_none=True)
         return Step(total / elements, norm, rate, int(tokens), int(samples), flops)
 
-    def _errors(self, group: Sequence[Draw]) -> tuple[Tensor, float]:
-        seeded = [Draw(draw.item, (self.config.seed, *draw.seed)) for draw in group]
-        batch = self.recipe.batch(seeded, self.ranks.device, self.rules)
+    def errors(self, group: Sequence[Draw]) -> tuple[Tensor, float]:
+        """What a group's samples (b, c, f, y, x) add to the step's loss, and the operations of one forward."""
+        batch = self.recipe.batch(self.seeded(group), self.ranks.device, self.rules)
         with self._autocast():
             return self.flops.counted(self.network, batch)
+
+    def seeded(self, group: Sequence[Draw]) -> list[Draw]:
+        """Draws of this run, whose seed is its own."""
+        return [Draw(draw.item, (self.config.seed, *draw.seed)) for draw in group]
 
     def _update(self, rate: float) -> None:
         self.bad_steps = 0
@@ -282,8 +286,7 @@ def prepare_model(model: nn.Module, config: TrainConfig, ranks: Ranks) -> list[n
         parameter.requires_grad_(is_trainable(name, rule))
     if config.model.lora is not None:
         add_lora(model, config.model.lora)
-    names = {name for one in model.modules() for name in getattr(one, "_repeated_blocks", ())}
-    blocks = [one for one in model.modules() if type(one).__name__ in names]
+    blocks = repeated_blocks(model)
     if config.model.gradient_checkpointing:
         for module in model.modules():
             if getattr(module, "_supports_gradient_checkpointing", False):
@@ -295,6 +298,12 @@ def prepare_model(model: nn.Module, config: TrainConfig, ranks: Ranks) -> list[n
         for block in blocks:
             block.compile()
     return blocks
+
+
+def repeated_blocks(model: nn.Module) -> list[nn.Module]:
+    """The blocks that networks in ``model`` say they repeat."""
+    names = {name for one in model.modules() for name in getattr(one, "_repeated_blocks", ())}
+    return [one for one in model.modules() if type(one).__name__ in names]
 
 
 def lighten(model: nn.Module) -> None:

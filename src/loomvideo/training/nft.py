@@ -1,0 +1,208 @@
+"""Post-training by reward on the forward process: DiffusionNFT (Zheng et al., 2025).
+
+For every prompt a group of clips is drawn by the old policy, with any solver and without guidance. Rewards R become
+optimality probabilities within their group,
+
+    r = 1/2 + 1/2 clip((R - mean R) / std R, -1, 1),
+
+(the paper leaves the divisor open), and the clips are learnt from by flow matching, towards good ones and away from bad ones:
+
+    L = E[ r |v+ - v|^2 + (1 - r) |v- - v|^2 ],   v+ = (1 - beta) v_old + beta v_new,   v- = (1 + beta) v_old - beta v_new
+
+with v the flow-matching target at a random time. Where v_new = v_old its gradient is 2 beta (2 r - 1) (v_old - v): nothing
+where all rewards are equal, and else flow matching on what is better than the group, backwards on what is worse. Its optimum
+is v_old + (2 / beta) E[r] (v_good - v_old), v_good being the velocity of the r-weighted clips. No likelihood and no
+gradient through a solver is needed. Because v+ and v- are affine in v_new, with errors e = v_any - v,
+
+    L = (1 + beta - 2 beta r) e_old^2 + beta (2 r - 1) e_new^2 + beta (1 + beta - 2 r) (v_new - v_old)^2,
+
+so that a recipe's squared errors and its denoiser's velocities are all it takes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from loomvideo.data.order import Pick
+from loomvideo.data.samples import Sample
+from loomvideo.media.clip import Clip
+from loomvideo.systems.pipeline import VideoPipeline
+from loomvideo.systems.request import Request, plan
+from loomvideo.training.checkpoints import Tensors
+from loomvideo.training.config import ReinforceConfig
+from loomvideo.training.lora import denoiser_of
+from loomvideo.training.recipe import NO_DROPOUT, Batches, Draw
+from loomvideo.training.results import filled
+from loomvideo.training.rewards import Reward
+from loomvideo.training.source import PixelSamples
+from loomvideo.training.trainer import Step, Trainer, attention_kernels
+from loomvideo.training.velocities import kept_velocities
+
+SAME = 1e-6  # rewards of a group that spread less are equal
+
+
+def optimality(rewards: Sequence[float]) -> list[float]:
+    """Optimality probabilities in 0..1 of one prompt's clips; 1/2 for all where none is better than another."""
+    values = np.asarray(rewards, dtype=np.float64)
+    spread = values.std()
+    if spread < SAME:
+        return [0.5] * len(values)
+    return (0.5 + 0.5 * np.clip((values - values.mean()) / spread, -1, 1)).tolist()
+
+
+def nft_errors(
+    new_errors: Tensor, old_errors: Tensor, new: Tensor, old: Tensor, optimality: Tensor, beta: float
+) -> Tensor:
+    """The loss above, element by element.
+
+    Args:
+        new_errors, old_errors: squared errors (b, c, f, y, x) of the two policies.
+        new, old: their velocities, of the same shape.
+        optimality: r (b,) of every sample.
+    """
+    r = optimality.to(new)[:, None, None, None, None]
+    apart = (new - old).square()
+    return (1 + beta - 2 * beta * r) * old_errors + beta * (2 * r - 1) * new_errors + beta * (1 + beta - 2 * r) * apart
+
+
+# --- what is learnt from
+
+
+class AskedSamples(PixelSamples):
+    """Prepared samples with what they were prepared from under "asked": the request that a reward judges."""
+
+    def draw(self, pick: Pick, fetched: Sample, seed: int) -> Draw:
+        prepared = super().draw(pick, fetched, seed)
+        return prepared._replace(item=prepared.item | {"asked": fetched})
+
+
+class Rollout(NamedTuple):
+    latents: Tensor  # (c, f, y, x), normalised
+    frames: np.ndarray  # uint8 (t, y, x, 3)
+
+
+class Policy:
+    """A pipeline whose weights are those of the policy that draws."""
+
+    def __init__(self, pipeline: VideoPipeline, model: nn.Module, num_inference_steps: int) -> None:
+        """``model`` is what the recipe builds; its parts take the place of the pipeline's."""
+        own = {"transformer": model} if denoiser_of(model) is model else dict(model.named_children())
+        pipeline.register_modules(**{name: part for name, part in own.items() if name in pipeline.components})
+        pipeline.set_progress_bar_config(disable=True)
+        self.pipeline, self.model, self.num_inference_steps = pipeline, model, num_inference_steps
+
+    def become(self, weights: Tensors) -> None:
+        filled(self.model, weights)
+
+    @torch.no_grad()
+    def __call__(self, asked: Sample, seed: int) -> Rollout:
+        """What is made of a sample's request from the noise of a seed, without guidance."""
+        request = request_of(asked, self.pipeline.limits.fps, seed=seed, num_inference_steps=self.num_inference_steps)
+        planned = plan(request, self.pipeline.limits)
+        with attention_kernels(self.pipeline.device):
+            latents = self.pipeline.generate(planned, output_type="latent").frames
+            frames: Any = self.pipeline.decode(latents, planned, "np")  # pyright: ignore[reportArgumentType]
+        return Rollout(latents[0].cpu(), (255 * frames).round().astype(np.uint8))  # pyright: ignore
+
+
+def request_of(asked: Sample, fps: float, **others: Any) -> Request:
+    """A sample as a request without guidance."""
+    source = asked.source_frames()
+    return Request(
+        prompt=asked.prompt,
+        source=None if source is None else source[0] if len(source) == 1 else Clip(source, fps),
+        references=asked.reference_pictures(),
+        height=asked.height,
+        width=asked.width,
+        num_frames=asked.num_frames,
+        guidance_scale=1.0,
+        guidance_scale_visual=1.0,
+        **others,
+    )
+
+
+class Rollouts:
+    """`Batches` of what a policy makes of other batches' requests; "optimality" of an item is its r.
+
+    They depend on the policy's weights, the configuration and the state of ``prompts`` alone.
+    """
+
+    def __init__(
+        self,
+        prompts: Batches,
+        make: Callable[[Sample, int], Rollout],
+        reward: Reward,
+        config: ReinforceConfig,
+    ) -> None:
+        self.prompts, self.make, self.reward, self.config = prompts, make, reward, config
+        self.rewards: list[float] = []  # of the step that was drawn last
+
+    def next(self) -> list[list[Draw]]:
+        """Groups of one prompt's clips, as often as they are learnt from."""
+        self.rewards = []
+        return [group for asked in self.prompts.next() for draw in asked for group in self._groups(draw)]
+
+    def _groups(self, draw: Draw) -> list[list[Draw]]:
+        item = dict(draw.item)
+        asked = item.pop("asked")
+        made = [self.make(asked, _seed(draw.seed, member)) for member in range(self.config.group_size)]
+        rewards = [self.reward(asked, one.frames) for one in made]
+        self.rewards += rewards
+        items = [
+            item | {"target": one.latents, "optimality": r} for one, r in zip(made, optimality(rewards), strict=True)
+        ]
+        return [
+            [Draw(one, (*draw.seed, member, time)) for member, one in enumerate(items)]
+            for time in range(self.config.times)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.prompts.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.prompts.load_state_dict(state)
+
+
+def _seed(seed: Sequence[int], member: int) -> int:
+    (state,) = np.random.SeedSequence([*seed, member]).generate_state(1, np.uint32)
+    return int(state >> 1)
+
+
+# --- how it is learnt
+
+
+class NftTrainer(Trainer):
+    """The trainer with another loss, and without dropout of conditions: what was drawn was told all.
+
+    The old policy is the averaged weights: an EMA of the new one that checkpoints hold, and the run's result.
+    """
+
+    batches: Rollouts
+
+    def __init__(self, *given: Any, become: Callable[[Tensors], None], beta: float, **others: Any) -> None:
+        """``become`` is told the old policy's weights before every step."""
+        super().__init__(*given, **others)
+        self.become, self.beta = become, beta
+        self.rules = replace(self.rules, **NO_DROPOUT)
+
+    def do_step(self) -> Step:
+        self.become(self.weights())
+        done = super().do_step()
+        of_all = torch.tensor([reward for rewards in self.ranks.gather(self.batches.rewards) for reward in rewards])
+        self.monitor.figures(
+            self.step + 1, {"reward/mean": float(of_all.mean()), "reward/spread": float(of_all.std(correction=0))}
+        )
+        return done
+
+    def errors(self, group: Sequence[Draw]) -> tuple[Tensor, float]:
+        batch = self.recipe.batch(self.seeded(group), self.ranks.device, self.rules)
+        r = torch.tensor([draw.item["optimality"] for draw in group], device=self.ranks.device)
+        with self._autocast(), kept_velocities(self.network.model) as velocities:
+            with torch.no_grad(), self._averaged():
+                old = self.network(batch)
+            new, operations = self.flops.counted(self.network, batch)
+        return nft_errors(new, old, velocities[1], velocities[0], r, self.beta), operations
