@@ -42,6 +42,11 @@ def test_it_takes_at_most_18_mib_with_what_all_systems_share_and_every_other_sys
     assert all(size <= 10 * MIB for size in sizes.values())
 
 
+def test_it_names_no_folder_of_the_machine_that_trained_it():
+    for file in resolve_model("builtin").parent.rglob("*config.json"):
+        assert '"/' not in file.read_text(), file
+
+
 def flops(pipe, **request):
     counter = FlopCounterMode(display=False)
     with counter:

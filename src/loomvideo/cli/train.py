@@ -16,6 +16,8 @@ Fine-tuning, and the published stages:
   loomvideo train stage2 --plan --ranks 8                              what that would take; nothing is loaded
   torchrun --nproc-per-node 8 -m loomvideo train stage2 data.source=data.yaml
   loomvideo train published.yaml model.start=models/base                   the published training YAML, as it is
+  loomvideo train reinforce                                            DiffusionNFT with the world's judge as reward
+  loomvideo train distill                                              a model of four steps without guidance
 A run that is stopped, or killed, goes on when called again.
 
 The built-in model, from nothing to the folder that is shipped:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, ModelMixin
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
@@ -171,6 +171,8 @@ def export(folder: Path, output: Path, system: str) -> None:
     for model in pipeline.components.values():
         if isinstance(model, nn.Module):
             model.half()  # which for weights of this size keeps eight times more digits than bfloat16
+        if isinstance(model, ModelMixin):
+            model.register_to_config(_name_or_path="builtin")  # not where it lay on this machine
     in_float8(recipe.byte_matrices(pipeline))
     in_float8(float8_matrices(readers.mllm))
     beside = output.with_name(output.name + ".writing")

@@ -142,9 +142,10 @@ class LoomVideoRecipe:
         )
 
     def byte_matrices(self, pipeline: LoomVideoPipeline) -> list[nn.Parameter]:
-        """The matrices of the feed-forwards."""
-        ffn = [module for name, module in pipeline.transformer.named_modules() if name.endswith(".ffn")]
-        return [parameter for parameter in nn.ModuleList(ffn).parameters() if parameter.ndim == 2]
+        """The matrices of the feed-forwards and of the language model's projector."""
+        modules = [module for name, module in pipeline.transformer.named_modules() if name.endswith(".ffn")]
+        modules.append(pipeline.transformer.mllm_embedder)
+        return [parameter for parameter in nn.ModuleList(modules).parameters() if parameter.ndim == 2]
 
 
 def build_denoiser() -> LoomVideoTransformer3DModel:

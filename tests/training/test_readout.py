@@ -1,0 +1,86 @@
+"""While a denoiser learns: what is rare in a sample counts more, and its tokens are asked what they show; both fade."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from loomvideo.data.world.scene import COLOURS, SHAPES, Background, Object, Scene
+from loomvideo.training.cells import NOTHING, UNKNOWN, Readout, cells_of
+from loomvideo.training.denoiser import AIDED_SHARE, aid_at, importance
+from loomvideo.training.features import latent_cells
+
+SCENE = Scene(
+    objects=(Object(shape="star", colour="red", motion="moves right", x=0.25, y=0.5, travel=0.5),),
+    background=Background(colours=("blue",)),
+)
+
+
+def picture_with_object(ground=0.0, noise=0.0):
+    torch.manual_seed(0)
+    latents = torch.full((1, 4, 1, 4, 4), ground) + noise * torch.randn(1, 4, 1, 4, 4)
+    latents[..., 1, 2] += 1.0
+    return latents
+
+
+def test_weights_have_a_mean_of_one():
+    for aid in (0.0, 0.5, 1.0):
+        batch = torch.cat([picture_with_object(), picture_with_object(noise=1.0)])
+        assert importance(batch, None, aid).mean() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_an_object_counts_more_than_its_ground_while_aid_lasts_and_as_much_after_it():
+    weights = importance(picture_with_object(), None, 1.0)[0, 0, 0]
+    assert weights[1, 2] > 5 * weights[0, 0]
+    assert torch.allclose(importance(picture_with_object(), None, 0.0), torch.ones(1, 1, 1, 4, 4))
+
+
+def test_a_plain_sample_counts_more_than_a_textured_one():
+    batch = torch.cat([picture_with_object(), picture_with_object(noise=1.0)])
+    plain, textured = importance(batch, None, 0.0).flatten(1).mean(1)
+    assert plain > 5 * textured
+
+
+def test_an_edit_is_compared_with_its_source():
+    source = picture_with_object(noise=1.0)
+    target = source.clone()
+    target[..., 3, 3] += 1.0
+    weights = importance(target, source, 1.0)[0, 0, 0]
+    assert weights.argmax() == 15
+    assert weights[3, 3] > 5 * weights[1, 2]
+
+
+def test_aid_fades_to_nothing_before_the_end():
+    assert aid_at(0.0) == 1.0
+    assert aid_at(AIDED_SHARE / 2) == pytest.approx(0.5)
+    assert aid_at(AIDED_SHARE) == aid_at(1.0) == 0.0
+
+
+def test_cells_say_what_stands_where():
+    frames = [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]]
+    cells = cells_of(SCENE, height=128, width=128, num_frames=17, frames=frames, rows=4, columns=4)
+    assert cells.shape == (5, 4, 4, 5)
+    there = cells[..., 0] != NOTHING
+    assert there.flatten(1).any(1).all()
+    assert (cells[there][:, 0] == SHAPES.index("star")).all()
+    assert (cells[there][:, 1] == list(COLOURS).index("red")).all()
+    columns = [(cells[f, ..., 4] + torch.arange(4) + 0.5)[there[f]].mean() for f in range(5)]
+    assert all(later > earlier for earlier, later in pairwise(columns)), "it moves right"
+
+
+def test_every_token_of_a_clips_latents_has_its_cell():
+    assert latent_cells(SCENE, torch.zeros(48, 5, 8, 8)).shape == (80, 5)
+    empty = Scene(objects=(), background=Background(colours=("blue",)))
+    assert (latent_cells(empty, torch.zeros(48, 1, 8, 8))[:, 0] == NOTHING).all()
+
+
+def test_a_readout_learns_from_known_cells_alone():
+    torch.manual_seed(0)
+    readout, tokens = Readout(6), torch.randn(3, 6)
+    cells = torch.tensor([[1.0, 2, 0, 0.1, 0.2], [NOTHING, 0, 0, 0, 0], [UNKNOWN, 0, 0, 0, 0]])
+    loss, right = readout.loss(tokens, cells)
+    others = tokens.clone()
+    others[2] += 1.0
+    assert readout.loss(others, cells)[0] == loss
+    assert set(right) == {"right_cells"}
+    assert readout.loss(tokens, torch.full((3, 5), float(UNKNOWN)))[0] == 0
