@@ -40,3 +40,9 @@ def test_importing_the_package_loads_no_torch():
 
     command = "import sys, loomvideo, loomvideo.cli.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0
+
+
+def test_every_test_file_has_a_name_of_its_own():
+    """Two of one name cannot be collected together."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -42,12 +42,12 @@ def test_a_run_leaves_a_lora_pictures_and_what_tensorboard_shows(trained):
 
 def test_a_merged_lora_is_the_lora(loomvideo, trained, tmp_path):
     _, lora = trained
-    assert loomvideo("lora", "merge", "--lora", f"{lora}:0.8", "--output", tmp_path / "merged").status == 0
+    assert loomvideo("lora", "merge", "--lora", f"{lora}:8", "--output", tmp_path / "merged").status == 0
     asked = ("--prompt", "a red circle", "--num-frames", 1, "--steps", 2, "--height", 64, "--width", 64)
     pictures = {}
     for name, words in {
         "plain": (),
-        "lora": ("--lora", f"{lora}:0.8"),
+        "lora": ("--lora", f"{lora}:8"),
         "merged": ("--model", tmp_path / "merged"),
     }.items():
         assert loomvideo("generate", *words, *asked, "--output", tmp_path / f"{name}.png").status == 0
