@@ -5,9 +5,7 @@ import tempfile
 from pathlib import Path
 
 from loomvideo.cli.options import DTYPES, SYSTEMS
-from loomvideo.models.lora import LoraError, load_loras, merge_loras, parse_lora
-
-__all__ = ["load_loras", "parse_lora"]
+from loomvideo.models.lora import LoraError, merge_loras, parse_lora
 
 EXAMPLES = """\
 Files may be in diffusers', PEFT's, kohya's or ComfyUI's layout:

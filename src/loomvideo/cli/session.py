@@ -35,7 +35,7 @@ class Session:
     def __init__(self, options: Mapping[str, Any], progress: Progress) -> None:
         from loomvideo.checkpoint import resolve_model, system_of
         from loomvideo.cli.device import choose_device, choose_dtype
-        from loomvideo.cli.lora import parse_lora
+        from loomvideo.models.lora import parse_lora
 
         named = {name: options[name] for name in MODEL_OPTIONS if name in options}
         if named.get("system") not in (None, *SYSTEMS):
@@ -69,7 +69,7 @@ class Session:
         return pipeline
 
     def _with_loras(self) -> "VideoPipeline":
-        from loomvideo.cli.lora import load_loras
+        from loomvideo.models.lora import load_loras
 
         pipeline = self._load()
         load_loras(pipeline.transformer, self.loras)

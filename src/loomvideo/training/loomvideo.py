@@ -21,7 +21,18 @@ from loomvideo.training import objective
 from loomvideo.training.features import encode, encode_each, latent_cells, shown_scenes
 from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET, visuals_of
 from loomvideo.training.objective import Group, sample_time
-from loomvideo.training.recipe import BatchRules, Draw, Halfway, Mixture, Prepared, Readers, Sizes, Stage, own_folder
+from loomvideo.training.recipe import (
+    WORLD_LIMITS,
+    BatchRules,
+    Draw,
+    Halfway,
+    Mixture,
+    Prepared,
+    Readers,
+    Sizes,
+    Stage,
+    own_folder,
+)
 
 TASKS = {
     "t2i": Task.TEXT_TO_IMAGE,
@@ -35,17 +46,7 @@ TASKS = {
 }
 FLOW_SHIFT = 3.0
 TOKENS_A_BATCH = {"cpu": 768, "cuda": 24_576}  # of the denoiser: 768 are 48 pictures or 9 clips of 128 x 128 x 17
-LIMITS = {
-    "fps": 8.0,
-    "area": 128 * 128,
-    "max_area": 256 * 448,
-    "max_frames": 17,
-    "default_frames": 17,
-    "num_inference_steps": 25,
-    "guidance_scale": 4.0,
-    "guidance_scale_edit": 2.5,
-    "guidance_scale_visual": 1.5,
-}
+LIMITS = dict(WORLD_LIMITS)
 # A clip costs twenty times what a picture costs, and an edit's source and target serve as samples of text-to-video, too.
 _PICTURE: Sizes = {"num_frames": 1}
 _CLIP: Sizes = {"num_frames": 17}

@@ -22,20 +22,24 @@ from loomvideo.systems.omnivideo import OmniVideoPipeline
 from loomvideo.training import omnivideo_objective, omnivideo_samples
 from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET
 from loomvideo.training.omnivideo_objective import ContextBatch, OmniVideoModel
-from loomvideo.training.recipe import BatchRules, Draw, Halfway, Mixture, Prepared, Readers, Sizes, Stage, own_folder
+from loomvideo.training.recipe import (
+    WORLD_LIMITS,
+    BatchRules,
+    Draw,
+    Halfway,
+    Mixture,
+    Prepared,
+    Readers,
+    Sizes,
+    Stage,
+    own_folder,
+)
 
 FLOW_SHIFT = 3.0
 TOKENS_A_BATCH = {"cpu": 1_152, "cuda": 24_576}  # of targets: 1,152 are 72 pictures or 14 clips of 128 x 128 x 17
 LIMITS = {
-    "fps": 8.0,
-    "area": 128 * 128,
-    "max_area": 256 * 448,
-    "max_frames": 17,
-    "default_frames": 17,
+    **WORLD_LIMITS,
     "max_references": 0,
-    "num_inference_steps": 25,
-    "guidance_scale": 4.0,
-    "guidance_scale_edit": 2.5,
     "guidance_scale_visual": 1.0,  # the source stays in every branch, as published
     "negative_prompt": omnivideo_samples.NEGATIVE_PROMPT,
     "tasks": ["t2i", "t2v", "edit"],

@@ -84,6 +84,18 @@ class BatchRules:
         )
 
 
+# What every built-in model's limits say; a recipe adds its own.
+WORLD_LIMITS: Mapping[str, Any] = {
+    "fps": 8.0,
+    "area": 128 * 128,
+    "max_area": 256 * 448,
+    "max_frames": 17,
+    "default_frames": 17,
+    "num_inference_steps": 25,
+    "guidance_scale": 4.0,
+    "guidance_scale_edit": 2.5,
+    "guidance_scale_visual": 1.5,
+}
 NO_DROPOUT = {"all_dropout_rate": 0.0, "text_dropout_rate": 0.0}
 Mixture = Sequence[tuple[str, Sizes, float]]  # (task, sizes, share of the drawn batches)
 

@@ -176,6 +176,20 @@ class BatchSource:
         return list(alike.values())
 
 
+def order_of(
+    samples: Samples, seed: int, tokens_per_step: int, tokens_per_group: int | None, picks_per_round: int
+) -> Order:
+    return Order(
+        samples.sizes,
+        samples.weights,
+        samples.layouts,
+        seed=seed,
+        tokens_per_group=tokens_per_group or tokens_per_step,
+        tokens_per_step=tokens_per_step,
+        picks_per_round=picks_per_round,
+    )
+
+
 def from_pixels(
     sets: Sequence[NamedSet],
     recipe: Recipe,
@@ -194,15 +208,7 @@ def from_pixels(
     """Train from data sets as they are (see data.config.load_sets). For the budgets see data.order.Order."""
     bad = BadSamples(bad_share)
     samples = kind(sets, recipe, device, seed=seed, bad=bad, workers=workers)
-    order = Order(
-        samples.sizes,
-        samples.weights,
-        samples.layouts,
-        seed=seed,
-        tokens_per_group=tokens_per_group or tokens_per_step,
-        picks_per_round=picks_per_round,
-        tokens_per_step=tokens_per_step,
-    )
+    order = order_of(samples, seed, tokens_per_step, tokens_per_group, picks_per_round)
     return BatchSource(samples, recipe, order, rank=rank, world_size=world_size, bad=bad, workers=workers)
 
 
@@ -220,13 +226,5 @@ def from_shards(
 ) -> BatchSource:
     """Train from what `loomvideo data prepare` wrote; nothing but the denoiser is computed."""
     samples = PreparedSamples(folder)
-    order = Order(
-        samples.sizes,
-        samples.weights,
-        samples.layouts,
-        seed=seed,
-        tokens_per_group=tokens_per_group or tokens_per_step,
-        picks_per_round=picks_per_round,
-        tokens_per_step=tokens_per_step,
-    )
+    order = order_of(samples, seed, tokens_per_step, tokens_per_group, picks_per_round)
     return BatchSource(samples, recipe, order, rank=rank, world_size=world_size, workers=workers)

@@ -20,21 +20,24 @@ from loomvideo.systems.vino import VinoPipeline
 from loomvideo.training import query_objective, vino_samples
 from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET
 from loomvideo.training.query_objective import TIMESTEPS, QueryGroup, VinoModel
-from loomvideo.training.recipe import BatchRules, Draw, Halfway, Mixture, Prepared, Readers, Sizes, Stage, own_folder
+from loomvideo.training.recipe import (
+    WORLD_LIMITS,
+    BatchRules,
+    Draw,
+    Halfway,
+    Mixture,
+    Prepared,
+    Readers,
+    Sizes,
+    Stage,
+    own_folder,
+)
 
 FLOW_SHIFT = 3.0
 NUM_QUERIES = 16
 TOKENS_A_BATCH = {"cpu": 3_840, "cuda": 122_880}  # of the denoiser, visual ones and text
 LIMITS = {
-    "fps": 8.0,
-    "area": 128 * 128,
-    "max_area": 256 * 448,
-    "max_frames": 17,
-    "default_frames": 17,
-    "num_inference_steps": 25,
-    "guidance_scale": 4.0,
-    "guidance_scale_edit": 2.5,
-    "guidance_scale_visual": 1.5,
+    **WORLD_LIMITS,
     "negative_prompt": vino_samples.NEGATIVE_PROMPT,
     "tasks": ["t2i", "t2v", "edit", "ref_edit", "mi2v", "i2v"],
     "task_defaults": {"edit": {"guidance_scale_visual": 1.0}},  # all that is shown is what is edited
