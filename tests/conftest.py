@@ -166,6 +166,28 @@ def tiny_tokenizer():
     )
 
 
+@pytest.fixture(scope="session")
+def small_pipeline(tiny_model, tiny_vino):
+    """Makes a new small pipeline of a system, or of Omni-Video's second release, by its name."""
+    from loomvideo import LoomVideoPipeline, VinoPipeline
+    from omnivideo_parts import first_release, second_release
+
+    def make(name: str):
+        makers = {
+            "loomvideo": lambda: LoomVideoPipeline.from_pretrained(tiny_model),
+            "vino": lambda: VinoPipeline.from_pretrained(tiny_vino),
+            "omnivideo": lambda: first_release(tiny_model),
+            "omnivideo2": lambda: second_release(tiny_model),
+        }
+        pipeline = makers[name]()
+        if name == "omnivideo2":
+            pipeline.say = lambda chat: "a caption"  # random weights would talk to the end of their limit
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return make
+
+
 def tiny_vae():
     from diffusers import AutoencoderKLWan
 

@@ -9,27 +9,19 @@ import torch
 from diffusers import AutoencoderKLWan
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from loomvideo import LoomVideoPipeline, LoomVideoTransformer3DModel, VinoPipeline
+from loomvideo import LoomVideoPipeline, LoomVideoTransformer3DModel
 from loomvideo.cli.import_loomvideo import PUBLISHED_LIMITS
 from loomvideo.cli.main import main
 from loomvideo.media.clip import read_picture
 from loomvideo.systems.memory import Arrangement, MemoryLimitError, apply, arrange, parse_limit, weights
-from omnivideo_parts import first_release
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 SYSTEMS = ("loomvideo", "vino", "omnivideo")
 
 
 @pytest.fixture(params=SYSTEMS)
-def pipe(request, tiny_model, tiny_vino):
-    makers = {
-        "loomvideo": lambda: LoomVideoPipeline.from_pretrained(tiny_model),
-        "vino": lambda: VinoPipeline.from_pretrained(tiny_vino),
-        "omnivideo": lambda: first_release(tiny_model),
-    }
-    pipeline = makers[request.param]()
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+def pipe(request, small_pipeline):
+    return small_pipeline(request.param)
 
 
 @pytest.mark.parametrize(("text", "size"), [("24GB", 24 * 10**9), ("1.5 GiB", 3 * 2**29), ("900MB", 9 * 10**8)])

@@ -6,25 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from loomvideo import LoomVideoPipeline, VinoPipeline
+from loomvideo import LoomVideoPipeline
 from loomvideo.media.clip import read_metadata, read_picture
 from loomvideo.sampling.caches import EXACT, Shortcuts
 from loomvideo.systems.memory import weights
 from loomvideo.systems.request import LEAST_STEPS, SPEEDS, ModelLimits, Request, RequestError, plan
-from omnivideo_parts import first_release
 
 STEPS = 8
 
 
 @pytest.fixture(params=["loomvideo", "vino", "omnivideo"])
-def pipe(request, tiny_model, tiny_vino):
-    makers = {
-        "loomvideo": lambda: LoomVideoPipeline.from_pretrained(tiny_model),
-        "vino": lambda: VinoPipeline.from_pretrained(tiny_vino),
-        "omnivideo": lambda: first_release(tiny_model),
-    }
-    pipeline = makers[request.param]()
-    pipeline.set_progress_bar_config(disable=True)
+def pipe(request, small_pipeline):
+    pipeline = small_pipeline(request.param)
     pipeline.calls = []
     pipeline.transformer.register_forward_hook(lambda _, given, __: pipeline.calls.append(len(given[0])))
     return pipeline

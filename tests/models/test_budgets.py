@@ -6,10 +6,9 @@ A budget is what was counted when it was written; less is welcome, and the budge
 import pytest
 import torch
 
-from loomvideo import LoomVideoPipeline, LoomVideoTransformer3DModel, VinoPipeline, VinoTransformer3DModel
+from loomvideo import LoomVideoTransformer3DModel, VinoTransformer3DModel
 from loomvideo.evaluation.speed import count_bytes, count_flops
 from loomvideo.models.omnivideo import OmniVideoTransformer3DModel
-from omnivideo_parts import first_release
 
 SLACK = 1.02
 TOKENS, CONTEXT = 3 * 8 * 8, 40
@@ -88,15 +87,8 @@ def test_modulation_is_one_row_a_sample(build):
 
 
 @pytest.fixture(params=["loomvideo", "vino", "omnivideo"])
-def pipe(request, tiny_model, tiny_vino):
-    makers = {
-        "loomvideo": lambda: LoomVideoPipeline.from_pretrained(tiny_model),
-        "vino": lambda: VinoPipeline.from_pretrained(tiny_vino),
-        "omnivideo": lambda: first_release(tiny_model),
-    }
-    pipeline = makers[request.param]()
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+def pipe(request, small_pipeline):
+    return small_pipeline(request.param)
 
 
 def test_a_further_step_reads_no_context_and_encodes_nothing(pipe):

@@ -4,23 +4,14 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from loomvideo import LoomVideoPipeline, VinoPipeline
-from omnivideo_parts import first_release
-
 SIZES = ((64, 64, 5), (96, 64, 5), (64, 96, 9), (96, 96, 9))  # height, width, frames
 
 
 @pytest.fixture(params=["loomvideo", "vino", "omnivideo"])
-def pipe(request, tiny_model, tiny_vino):
-    makers = {
-        "loomvideo": lambda: LoomVideoPipeline.from_pretrained(tiny_model),
-        "vino": lambda: VinoPipeline.from_pretrained(tiny_vino),
-        "omnivideo": lambda: first_release(tiny_model),
-    }
+def pipe(request, small_pipeline):
     torch._dynamo.reset()
     counters.clear()
-    pipeline = makers[request.param]()
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = small_pipeline(request.param)
     yield pipeline
     torch._dynamo.reset()
 

@@ -7,28 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from loomvideo import LoomVideoPipeline, VinoPipeline
+from loomvideo import LoomVideoPipeline
 from loomvideo.sampling.windows import windows
 from loomvideo.systems.request import Request, RequestError, latent_frames, plan
-from omnivideo_parts import first_release, second_release
 
 CLIP = np.random.default_rng(0).integers(0, 256, (40, 40, 56, 3), dtype=np.uint8)
 SYSTEMS = ("loomvideo", "vino", "omnivideo", "omnivideo2")
 
 
 @pytest.fixture(scope="module", params=SYSTEMS)
-def pipe(request, tiny_model, tiny_vino):
-    makers = {
-        "loomvideo": lambda: LoomVideoPipeline.from_pretrained(tiny_model),
-        "vino": lambda: VinoPipeline.from_pretrained(tiny_vino),
-        "omnivideo": lambda: first_release(tiny_model),
-        "omnivideo2": lambda: second_release(tiny_model),
-    }
-    pipeline = makers[request.param]()
-    if request.param == "omnivideo2":
-        pipeline.say = lambda chat: "a caption"  # random weights would talk to the end of their limit
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+def pipe(request, small_pipeline):
+    return small_pipeline(request.param)
 
 
 def edit(pipe, frames, **options):

@@ -5,25 +5,12 @@ import torch
 from accelerate import cpu_offload
 from diffusers.hooks import apply_group_offloading
 
-from loomvideo import LoomVideoPipeline, VinoPipeline
-from omnivideo_parts import first_release, second_release
-
 REQUEST = {"num_frames": 5, "num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "latent"}
 
 
 @pytest.fixture(params=["loomvideo", "vino", "omnivideo", "omnivideo2"])
-def pipe(request, tiny_model, tiny_vino):
-    makers = {
-        "loomvideo": lambda: LoomVideoPipeline.from_pretrained(tiny_model),
-        "vino": lambda: VinoPipeline.from_pretrained(tiny_vino),
-        "omnivideo": lambda: first_release(tiny_model),
-        "omnivideo2": lambda: second_release(tiny_model),
-    }
-    pipeline = makers[request.param]()
-    if request.param == "omnivideo2":
-        pipeline.say = lambda chat: "a caption"  # random weights would talk to the end of their limit
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+def pipe(request, small_pipeline):
+    return small_pipeline(request.param)
 
 
 def models(pipe):
