@@ -19,8 +19,9 @@ from loomvideo.training import denoiser
 from loomvideo.training.builtin import export
 from loomvideo.training.context_objective import level_table, level_weights
 from loomvideo.training.denoiser import layout_of, set_trained, train_denoiser
+from loomvideo.training.loomvideo import build_denoiser
 from loomvideo.training.mllm import build_mllm, build_tokenizer
-from loomvideo.training.omnivideo import GENERATION, HEADS, MIXED, MIXTURE, OmniVideoRecipe
+from loomvideo.training.omnivideo import GENERATION, HEADS, MIXED, MIXTURE, OmniVideoRecipe, draw_as
 from loomvideo.training.omnivideo_objective import OmniVideoModel, predict_velocity, read_states, vision_rows
 from loomvideo.training.omnivideo_samples import LEVEL_SHARES, drop_conditions, sample_levels
 from loomvideo.training.recipe import NO_DROPOUT, BatchRules, Draw, Readers
@@ -151,12 +152,19 @@ def test_a_sample_among_others_is_predicted_as_by_itself(recipe, model, num_fram
             torch.testing.assert_close(velocity[0], together[row], rtol=1e-3, atol=1e-4)
 
 
-def test_every_kind_that_a_stage_draws_is_prepared_from_what_the_mixture_draws(recipe):
+@pytest.fixture
+def whole_folder(tmp_path):
+    """Of a model of this system; who has looked which stages follow looks no further."""
+    (tmp_path / "whole" / "omnivideo" / "vision_head").mkdir(parents=True)
+    return tmp_path / "whole"
+
+
+def test_every_kind_that_a_stage_draws_is_prepared_from_what_the_mixture_draws(recipe, whole_folder):
     kinds = set()
     for task, moving in sorted({(task, sizes["num_frames"] > 1) for task, sizes, _ in recipe.mixture}):
         drawn = drawn_samples(task, 1, num_frames=5 if moving else 1)
         kinds |= {recipe.kind(one) for one in recipe.prepare(drawn, np.random.default_rng(0))}
-    for start in (None, "a folder"):
+    for start in (None, whole_folder):
         wanted = {kind for stage in recipe.stages(start) for kind in stage.shares}
         assert wanted - kinds == {"answer picture"}, "the text head of a shared language model is not trained"
 
@@ -302,8 +310,9 @@ FROM_WEIGHTS = [
 FROM_NOTHING = [FROM_WEIGHTS[0], {"generation": TOGETHER - {"source_tokenizer"}}, {"mixed": TOGETHER}]
 
 
-@pytest.mark.parametrize(("start", "table"), [("a folder", FROM_WEIGHTS), (None, FROM_NOTHING)])
-def test_every_stage_trains_what_the_paper_trains_in_it(start, table):
+@pytest.mark.parametrize(("whole", "table"), [(True, FROM_WEIGHTS), (False, FROM_NOTHING)])
+def test_every_stage_trains_what_the_paper_trains_in_it(whole, table, whole_folder):
+    start = whole_folder if whole else None
     recipe = make_recipe(tied=False)
     model = tiny_model(recipe.lm_head)
     items = mixed_items(recipe)
@@ -357,6 +366,22 @@ def test_a_run_from_given_weights_begins_with_them(recipe, model, tmp_path):
     begun = recipe.build(tmp_path).state_dict()
     assert begun.keys() == model.state_dict().keys()
     assert all(torch.equal(begun[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_run_may_begin_with_loomvideos_denoiser_which_draws_but_reads_otherwise(recipe, tmp_path):
+    drawing = build_denoiser()
+    drawing.save_pretrained(tmp_path / "loomvideo" / "transformer")
+    begun = recipe.build(tmp_path).transformer.state_dict()
+    taken = {name for name in begun if "text_embedder" not in name}
+    assert taken == drawing.state_dict().keys() & taken
+    assert all(torch.equal(begun[name], drawing.state_dict()[name]) for name in taken)
+    assert recipe.stages(tmp_path) == recipe.stages(None)
+
+
+def test_a_denoiser_of_another_size_is_refused(model, tmp_path):
+    build_denoiser().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="of another size"):
+        draw_as(model.transformer, tmp_path)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from loomvideo.data.samples import Sample
 from loomvideo.models.context_rows import QueryTransformer, SourceTokenizer
 from loomvideo.models.omnivideo import OmniVideoTransformer3DModel
+from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.sampling.schedulers import WanUniPCScheduler
 from loomvideo.systems.omnivideo import OmniVideoPipeline
 from loomvideo.training import omnivideo_objective, omnivideo_samples
@@ -107,10 +108,10 @@ class OmniVideoRecipe:
     def stages(self, start: Path | None) -> Sequence[Stage]:
         """Heads; adapter; everything: the paper's three (10.2), generations before all four tasks (10.3).
 
-        From given weights all of them. From nothing there is no denoiser whose text space an adapter could learn, and a
-        frozen one that knows nothing teaches nothing: the second stage is left out, and the third has both sub-stages.
+        From given weights all of them. Otherwise there is no denoiser whose text space an adapter could learn, and a
+        frozen one that cannot read teaches nothing: the second stage is left out, and the third has both sub-stages.
         """
-        if start is None:
+        if start is None or not has_own_weights(start):
             return (
                 Stage(until=0.03, shares=HEADS, trained=("vision_head", "lm_head")),
                 Stage(until=0.3, shares=GENERATION, trained=PARTS),
@@ -127,6 +128,9 @@ class OmniVideoRecipe:
     def build(self, start: Path | None) -> OmniVideoModel:
         if start is None:
             model = build_model()
+        elif not has_own_weights(start):
+            model = build_model()
+            draw_as(model.transformer, own_folder(start, "loomvideo") / "transformer")
         else:
             folder = own_folder(start, "omnivideo")
             model = OmniVideoModel(
@@ -190,21 +194,42 @@ class OmniVideoRecipe:
         return [parameter for parameter in nn.ModuleList(stacks).parameters() if parameter.ndim == 2]
 
 
+def has_own_weights(start: Path) -> bool:
+    """Whether a model folder has this system's parts; one of LoomVideo alone has a denoiser that draws, but reads otherwise."""
+    return (own_folder(start, "omnivideo") / "vision_head").is_dir()
+
+
+def draw_as(transformer: OmniVideoTransformer3DModel, folder: Path) -> None:
+    """Take over what LoomVideo's denoiser knows, all but its own way to read: as the paper begins with a trained Wan (10.2).
+
+    Raises ValueError where the two differ in size.
+    """
+    drawing = LoomVideoTransformer3DModel.from_pretrained(folder).state_dict()
+    own = transformer.state_dict()
+    given = {name: drawing.get(name, torch.empty(0)) for name in own if "text_embedder" not in name}
+    wrong = [name for name, value in given.items() if value.shape != own[name].shape]
+    if wrong:
+        raise ValueError(
+            f"{folder}: {len(wrong)} tensors, {wrong[0]} the first, are of another size than this denoiser's"
+        )
+    transformer.load_state_dict(own | given)
+
+
 def build_model() -> OmniVideoModel:
-    """The built-in size, new.
+    """The built-in size, new: the denoiser is as large as LoomVideo's, whose weights it can begin with.
 
     Patches of the source are as large as those of the target: a row of 192 numbers holds all of one. The 192 rows of a
     context are room for a clip's source (80), its vision rows (32) and 80 tokens of the longest prompts.
     """
     width = 192  # of the language model, hence of rows without a text encoder, and of its tower
     transformer = OmniVideoTransformer3DModel(
-        num_attention_heads=9,
+        num_attention_heads=7,
         attention_head_dim=32,
         in_channels=48,
         out_channels=48,
         text_dim=width,
         freq_dim=256,
-        ffn_dim=720,
+        ffn_dim=672,
         num_layers=6,
         max_context_len=192,
     )
