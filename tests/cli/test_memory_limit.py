@@ -13,7 +13,8 @@ from loomvideo import LoomVideoPipeline, LoomVideoTransformer3DModel
 from loomvideo.cli.import_loomvideo import PUBLISHED_LIMITS
 from loomvideo.cli.main import main
 from loomvideo.media.clip import read_picture
-from loomvideo.systems.memory import Arrangement, MemoryLimitError, apply, arrange, parse_limit, weights
+from loomvideo.models.eight_bits import weight_bytes
+from loomvideo.systems.memory import Arrangement, MemoryLimitError, apply, arrange, parse_limit
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 SYSTEMS = ("loomvideo", "vino", "omnivideo")
@@ -59,6 +60,16 @@ def test_less_memory_gives_ways_that_need_less_and_at_last_an_error_that_says_ho
     assert re.search(r"needs \d+\.\d\d GB for 9 frames of 9,216 pixels in float32", message)
 
 
+@pytest.mark.parametrize("way", ["fp8", "int8"])
+def test_weights_in_eight_bits_need_less_and_only_plain_ones_can_wait_on_the_disk(pipe, way):
+    before, _ = ways(pipe, CPU)
+    pipe.store_weights(way)
+    after, _ = ways(pipe, CPU)
+    assert after[0].needed < before[0].needed
+    if way == "int8":
+        assert not any("transformer" in one.streamed for one in after)
+
+
 @pytest.fixture(scope="module")
 def published_size():
     """LoomVideo's parts at full size in bfloat16, without a number in them."""
@@ -101,9 +112,9 @@ def test_streamed_weights_do_not_stay_and_the_latents_are_the_same(pipe):
     request = {"num_frames": 5, "num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "latent"}
     before = pipe("x", **request).frames
     models = {name: pipe.components[name] for name in pipe.model_cpu_offload_seq.split("->") if pipe.components[name]}
-    whole = sum(weights(model) for model in models.values())
+    whole = sum(weight_bytes(model) for model in models.values())
     layers = [layer for model in models.values() for layer in model.modules() if not any(layer.children())]
-    largest = max(weights(layer) for layer in layers)
+    largest = max(weight_bytes(layer) for layer in layers)
     apply(pipe, Arrangement(0, 0, batch_branches=False, in_turn=False, streamed=tuple(models)), CPU)
     most = 0
 

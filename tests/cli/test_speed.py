@@ -1,6 +1,7 @@
 """``--speed`` reaches the sampling of every system, and is recorded."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -8,8 +9,8 @@ import torch
 
 from loomvideo import LoomVideoPipeline
 from loomvideo.media.clip import read_metadata, read_picture
+from loomvideo.models.eight_bits import weight_bytes
 from loomvideo.sampling.caches import EXACT, Shortcuts
-from loomvideo.systems.memory import weights
 from loomvideo.systems.request import LEAST_STEPS, SPEEDS, ModelLimits, Request, RequestError, plan
 
 STEPS = 8
@@ -73,14 +74,22 @@ def test_each_shortcut_is_near_the_exact_result_and_not_it(pipe, shortcuts):
         assert 0 < distance < 2
 
 
-def test_weights_in_eight_bits_are_near_the_exact_result_in_less_memory(pipe):
+@pytest.mark.parametrize("way", ["fp8", "int8"])
+def test_weights_in_eight_bits_are_near_the_exact_result_in_less_memory(pipe, way):
     exact, _ = asked(pipe)
-    before = weights(pipe.transformer)
-    pipe.store_in_fp8()
+    before = weight_bytes(pipe.transformer)
+    pipe.store_weights(way)
     near, _ = asked(pipe)
     assert pipe.transformer.dtype == torch.float32
-    assert weights(pipe.transformer) < 0.8 * before
-    assert 0 < float((near - exact).norm() / exact.norm()) < 0.2
+    assert weight_bytes(pipe.transformer) < 0.8 * before
+    assert 0 < float((near - exact).norm() / exact.norm()) < {"fp8": 0.2, "int8": 0.1}[way]
+
+
+def test_without_torchao_int8_says_how_to_get_it(generate, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    result = generate("--prompt", "x", "--weights", "int8", "--output", tmp_path / "a.png")
+    assert result.status == 2
+    assert "torchao is not installed; pip install 'loomvideo[int8]', or use fp8" in result.err
 
 
 def test_another_speed_is_refused(pipe):

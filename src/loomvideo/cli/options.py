@@ -200,7 +200,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--memory-limit", metavar="SIZE", help="stay within 24GB, 16GB, 12GB ...: slower where that is short"
     )
     model.add_argument(
-        "--weights", choices=("fp8",), help="keep the network's weights in eight bits: less memory, no more speed"
+        "--weights",
+        choices=("fp8", "int8"),
+        help="keep the network's weights in eight bits: less memory, no more speed; int8 is nearer to them and needs torchao",
     )
     model.add_argument(
         "--compile",

@@ -73,8 +73,8 @@ class Session:
 
         pipeline = self._load()
         load_loras(pipeline.transformer, self.loras)
-        if self.options.get("weights") == "fp8":
-            pipeline.store_in_fp8()
+        if "weights" in self.options:
+            pipeline.store_weights(self.options["weights"])
         return pipeline
 
     def _within_limit(self, pipeline: "VideoPipeline", limit: int) -> "VideoPipeline":

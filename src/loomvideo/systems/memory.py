@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from loomvideo.models import vae as pixels
+from loomvideo.models.eight_bits import is_composed, weight_bytes
 from loomvideo.systems.pipeline import VideoPipeline
 from loomvideo.systems.request import latent_frames
 
@@ -79,11 +80,12 @@ def _ways(
     pipeline: VideoPipeline, device: torch.device, stages: dict[str, int], room: int
 ) -> list[tuple[bool, tuple[str, ...]]]:
     """From the fastest on: whether models take turns, and which are streamed. On a CPU there is no place to wait but
-    the disk, from which every model can be streamed; those of every step last."""
+    the disk, from which every model of plain tensors can be streamed; those of every step last."""
     names = _movable(pipeline)
     if device.type == "cpu":
+        names = tuple(name for name in names if not any(map(is_composed, pipeline.components[name].parameters())))
         return [(False, ()), (False, tuple(name for name in names if name not in DENOISERS)), (False, names)]
-    large = tuple(name for name in names if weights(pipeline.components[name]) + stages[name] > room)
+    large = tuple(name for name in names if weight_bytes(pipeline.components[name]) + stages[name] > room)
     return [(False, ()), (True, ()), (True, large)]
 
 
@@ -99,11 +101,6 @@ def apply(pipeline: VideoPipeline, arrangement: Arrangement, device: torch.devic
         _take_turns(pipeline, arrangement.streamed, device)
     else:
         pipeline.to(device)
-
-
-def weights(model: nn.Module) -> int:
-    """Bytes of a model's parameters and buffers."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
 
 
 def _models(pipeline: VideoPipeline) -> dict[str, nn.Module]:
@@ -154,10 +151,10 @@ def _decoding(pipeline: VideoPipeline) -> int:
 
 
 def _needed(pipeline: VideoPipeline, stages: dict[str, int], *, in_turn: bool, streamed: tuple[str, ...]) -> int:
-    sizes = {name: weights(model) for name, model in _models(pipeline).items()}
+    sizes = {name: weight_bytes(model) for name, model in _models(pipeline).items()}
     for name in streamed:  # the layer at work and the one that is fetched meanwhile
         layers = [layer for layer in _models(pipeline)[name].modules() if not any(layer.children())]
-        sizes[name] = 2 * max(weights(layer) for layer in layers)
+        sizes[name] = 2 * max(weight_bytes(layer) for layer in layers)
     if in_turn:
         stay = sum(size for name, size in sizes.items() if name not in _movable(pipeline))
         return stay + max(sizes[name] + stages[name] for name in _movable(pipeline))
@@ -188,5 +185,5 @@ def _leave_on_disk(pipeline: VideoPipeline, streamed: tuple[str, ...]) -> None:
     folder = tempfile.TemporaryDirectory(prefix="loomvideo-weights-")
     pipeline.weights_on_disk = folder  # which goes when the pipeline does
     for name in streamed:
-        if weights(model := pipeline.components[name]):
+        if weight_bytes(model := pipeline.components[name]):
             disk_offload(model, f"{folder.name}/{name}", execution_device=torch.device("cpu"), offload_buffers=True)

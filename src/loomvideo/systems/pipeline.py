@@ -21,6 +21,7 @@ from torch import Tensor
 from loomvideo.checkpoint import check_model, resolve_model, shared_components
 from loomvideo.media.clip import Clip
 from loomvideo.media.inputs import Picture
+from loomvideo.models import eight_bits
 from loomvideo.models import vae as pixels
 from loomvideo.models.chat import Chat, chat
 from loomvideo.models.qwen import FrameRule, PixelBudget, Visual, picture, video
@@ -296,10 +297,10 @@ class VideoPipeline(DiffusionPipeline):
         for model in self.denoisers_at_work:
             model.compile_repeated_blocks(**{"dynamic": True, **options})
 
-    def store_in_fp8(self) -> None:
-        """Keep the denoisers' large matrices in eight bits; each is brought to the model's precision while it is used."""
+    def store_weights(self, way: str) -> None:
+        """Keep the denoisers' large matrices in eight bits, "fp8" or "int8" (models.eight_bits)."""
         for model in self.denoisers_at_work:
-            model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=model.dtype)
+            eight_bits.WAYS[way](model)
 
     @property
     def reader(self) -> QwenReader:
