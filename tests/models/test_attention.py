@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from diffusers.models import attention_dispatch
 from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 
+from loomvideo.evaluation.speed import count_bytes
 from loomvideo.models import attention as seam
-from loomvideo.models.attention import Kernel, attention, choose_kernel, unsupported
+from loomvideo.models.attention import Kernel, attention, by_products, choose_kernel, unsupported
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 BATCH, QUERIES, KEYS, HEADS, WIDTH = 2, 5, 7, 3, 8
@@ -36,12 +37,40 @@ def test_attention_is_the_softmax_of_products(mask):
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_default_kernel_is_torchs_own_bit_for_bit(mask, dtype):
-    q, k, v = tensors(dtype)
-    mask = mask if mask is None or mask.dtype == torch.bool else mask.to(dtype)
+def test_the_default_kernel_is_torchs_own_bit_for_bit(mask):
+    q, k, v = tensors()
     own = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask)
     assert torch.equal(attention(q, k, v, mask), own.transpose(1, 2))
+
+
+@pytest.mark.parametrize("scores_at_once", [1, 2 * BATCH * HEADS * KEYS, 2**22])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_in_bfloat16_on_a_cpu_it_is_by_products_for_any_number_of_queries_at_a_time(mask, scores_at_once, monkeypatch):
+    monkeypatch.setattr(seam, "SCORES_AT_ONCE", scores_at_once)
+    rounded = tensors(torch.bfloat16)
+    exact = by_hand(*(one.double() for one in rounded), mask)
+    found = attention(*rounded, mask)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), exact, rtol=2e-2, atol=2e-2)
+    assert (found - by_products(*tensors(), mask)).abs().max() > 0  # float32 would not be rounded so
+
+
+def test_by_products_gradients_are_those_of_the_sum(monkeypatch):
+    monkeypatch.setattr(seam, "SCORES_AT_ONCE", 1)
+    given = [one.double().requires_grad_() for one in tensors()]
+    assert torch.autograd.gradcheck(lambda *qkv: by_products(*qkv, MASKS["bool"]), given)
+
+
+def test_by_products_memory_does_not_grow_with_the_queries(monkeypatch):
+    monkeypatch.setattr(seam, "SCORES_AT_ONCE", HEADS * KEYS)
+
+    def most(queries):
+        q, (_, k, v) = torch.randn(1, queries, HEADS, WIDTH), (one[:1] for one in tensors())
+        return (
+            count_bytes(lambda: by_products(q, k, v, None)) - 3 * q.nbytes
+        )  # the scaled queries, the parts, the whole
+
+    assert most(400) <= most(4)
 
 
 def test_a_kernel_that_takes_no_mask_is_given_none(monkeypatch):

@@ -27,18 +27,34 @@ MASKED = set(
 )
 # What may be chosen: without a loss of precision, and installed rather than fetched. The fastest first.
 CANDIDATES = ("_flash_3", "_native_cudnn", "flash", "native")
+SCORES_AT_ONCE = 2**22  # of `by_products`; half as many and twice as many take equally long
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Queries (b, n, h, k) to keys and values (b, m, h, k) -> (b, n, h, k), by diffusers' active backend.
 
     `mask` (b, 1, 1, m) is True at keys that are seen, or what is added to their logits. A kernel that takes no mask
-    leaves masked calls to torch's own.
+    leaves masked calls to torch's own, which in bfloat16 on CPUs is slower than `by_products`.
     """
-    backend = None
-    if mask is not None and _AttentionBackendRegistry.get_active_backend()[0] not in MASKED:
+    active, backend = _AttentionBackendRegistry.get_active_backend()[0], None
+    if active is AttentionBackendName.NATIVE and q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        return by_products(q, k, v, mask)
+    if mask is not None and active not in MASKED:
         backend = AttentionBackendName.NATIVE
     return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=backend)
+
+
+def by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The same as two matrix products and a softmax, for some queries at a time, so that memory does not grow with n."""
+    q, keys, v = q.transpose(1, 2) * q.shape[-1] ** -0.5, k.permute(0, 2, 3, 1), v.transpose(1, 2)
+    queries_at_once = max(SCORES_AT_ONCE // (keys.shape[0] * keys.shape[1] * keys.shape[3]), 1)
+    parts = []
+    for part in q.split(queries_at_once, dim=2):
+        scores = part @ keys  # (b, h, some of n, m)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask.to(scores)
+        parts.append(scores.softmax(-1) @ v)
+    return torch.cat(parts, dim=2).transpose(1, 2)
 
 
 @dataclass(frozen=True)
