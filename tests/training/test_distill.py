@@ -1,7 +1,7 @@
 """Few-step distillation: the student goes in one step where the guided teacher goes in many, and a folder says so."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -13,12 +13,15 @@ from loomvideo.checkpoint import model_index, pipeline_class
 from loomvideo.sampling.sampler import sample as walk_down
 from loomvideo.systems.request import ModelLimits
 from loomvideo.training.config import ConfigError, DistillConfig, TrainConfig, from_mapping
-from loomvideo.training.distill import DistillTrainer, Teacher, dropouts, placed, step_times
+from loomvideo.training.distill import DistillTrainer, Teacher, placed, step_times
 from loomvideo.training.distributed import Ranks
 from loomvideo.training.launch import run_training
+from loomvideo.training.loomvideo import LoomVideoRecipe
 from loomvideo.training.objective import Group, add_noise
-from loomvideo.training.recipe import BatchRules, Draw
+from loomvideo.training.omnivideo import OmniVideoRecipe
+from loomvideo.training.recipe import NO_DROPOUT, NO_TEXT, NOTHING_KEPT, BatchRules, Draw
 from loomvideo.training.trainer import Network
+from loomvideo.training.vino import VinoRecipe
 
 LIMITS = ModelLimits(fps=8, area=64 * 64, max_area=64 * 64, max_frames=1, default_frames=1)
 MEAN, SPREAD = 1.0, 0.5  # of the known flow's data
@@ -167,10 +170,9 @@ def test_the_teacher_walks_as_sampling_does():
     """All of the way, in the sampling loop's own guided steps, with the conditions of the same branches."""
     recipe, network = networks()
     group = tiny_group(1)  # with a source, and so with three branches
-    rules = recipe.rules
-    branches = [recipe.batch(group, CPU, BatchRules(**{**vars(rules), **dropped})) for dropped in dropouts(group)]
-    teacher = Teacher(network, LIMITS, num_steps=3)
-    scales = teacher.scales(group)
+    dropouts, scales = recipe.guidance(group[0].item, LIMITS)
+    branches = [recipe.batch(group, CPU, replace(recipe.rules, **dropped)) for dropped in dropouts]
+    teacher = Teacher(network, num_steps=3)
     assert scales == [LIMITS.guidance_scale_visual, LIMITS.guidance_scale_edit]
     noise = torch.randn_like(branches[0].latents)
 
@@ -195,12 +197,28 @@ def test_the_teacher_walks_as_sampling_does():
     assert not torch.allclose(found, teacher.walk(branches, [1.0, 1.0], noise, torch.ones(1), torch.zeros(1)))
 
 
-def test_branches_are_those_of_the_sample():
-    text, edit = tiny_group(0), tiny_group(1)
-    assert len(dropouts(text)) == 2
-    assert len(dropouts(edit)) == 3
-    teacher = Teacher(networks()[1], LIMITS, 1)
-    assert teacher.scales(text) == [LIMITS.guidance_scale]
+# of a system's prepared samples: what makes the difference, and the branches and scales that sampling has
+TEXT, EDIT, VISUAL = LIMITS.guidance_scale, LIMITS.guidance_scale_edit, LIMITS.guidance_scale_visual
+GUIDED = [
+    (LoomVideoRecipe, {}, [NOTHING_KEPT, NO_DROPOUT], [TEXT]),
+    (LoomVideoRecipe, {"visual": 0}, [NOTHING_KEPT, NO_TEXT, NO_DROPOUT], [VISUAL, TEXT]),
+    (LoomVideoRecipe, {"visual": 0, "source": 0}, [NOTHING_KEPT, NO_TEXT, NO_DROPOUT], [VISUAL, EDIT]),
+    (VinoRecipe, {"task": "short"}, [NO_TEXT, NO_DROPOUT], [TEXT]),
+    (VinoRecipe, {"task": "edit"}, [NO_TEXT, NO_DROPOUT], [EDIT]),
+    (VinoRecipe, {"task": "mi2v", "reduced": 0}, [NOTHING_KEPT, NO_TEXT, NO_DROPOUT], [VISUAL, TEXT]),
+    (OmniVideoRecipe, {}, [NO_TEXT, NO_DROPOUT], [TEXT]),
+    (OmniVideoRecipe, {"edited": 0}, [NOTHING_KEPT, NO_TEXT, NO_DROPOUT], [VISUAL, EDIT]),
+]
+
+
+@pytest.mark.parametrize(("recipe", "item", "dropouts", "scales"), GUIDED)
+def test_every_system_is_guided_as_its_sampling_is(recipe, item, dropouts, scales):
+    assert recipe.guidance(None, item, LIMITS) == (dropouts, scales)
+
+
+def test_a_visual_scale_of_one_needs_no_branch_of_its_own():
+    found = OmniVideoRecipe.guidance(None, {"edited": 0}, replace(LIMITS, guidance_scale_visual=1.0))
+    assert found == ([NO_TEXT, NO_DROPOUT], [EDIT])
 
 
 # --- a run
@@ -264,7 +282,6 @@ def test_every_step_of_the_student_is_learnt(tmp_path):
         ({"distill": {"num_inference_steps": 0}}, r"distill\.num_inference_steps"),
         ({"distill": {"teacher_steps": 0}}, r"distill\.teacher_steps"),
         ({"distill": {}, "model": {"lora": {}}}, "LoRA"),
-        ({"distill": {}, "system": "vino"}, "vino"),
     ],
 )
 def test_a_configuration_that_cannot_be_distilled_is_told(said, message):
@@ -272,25 +289,29 @@ def test_a_configuration_that_cannot_be_distilled_is_told(said, message):
         from_mapping(TrainConfig, {"run_dir": "run"} | said)
 
 
-def test_a_distilled_folder_takes_its_steps_without_guidance_and_leaves_its_start_alone(tiny_model, tmp_path):
-    before = {path: path.read_bytes() for path in tiny_model.rglob("*.json")}
+@pytest.mark.parametrize("system", ["loomvideo", "vino"])
+def test_a_distilled_folder_takes_its_steps_without_guidance_and_leaves_its_start_alone(system, request, tmp_path):
+    start = request.getfixturevalue({"loomvideo": "tiny_model", "vino": "tiny_vino"}[system])
+    last = {"loomvideo": 1000.0, "vino": 999.0}[system]
+    before = {path: path.read_bytes() for path in start.rglob("*.json")}
     data = tmp_path / "data.yaml"
     data.write_text("train:\n  pictures: {world: [edit_image], height: 64, width: 64, num_frames: 1}\n")
     said = {
         "run_dir": str(tmp_path / "run"),
+        "system": system,
         "steps": 1,
-        "model": {"start": str(tiny_model)},
+        "model": {"start": str(start)},
         "data": {"source": str(data), "tokens": 8, "workers": 1},
         "distill": {"num_inference_steps": 3, "teacher_steps": 1},
     }
     folder = run_training(from_mapping(TrainConfig, said), CPU)
     assert folder is not None
-    assert {path: path.read_bytes() for path in tiny_model.rglob("*.json")} == before
+    assert {path: path.read_bytes() for path in start.rglob("*.json")} == before
     assert model_index(folder)["limits"]["num_inference_steps"] == 3
-    pipeline = pipeline_class("loomvideo").from_pretrained(folder)
+    pipeline = pipeline_class(system).from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     calls = []
     pipeline.transformer.register_forward_pre_hook(lambda module, arguments: calls.append(arguments[1].tolist()))
     pipeline("a red circle", np.zeros((64, 64, 3), np.uint8), output_type="latent")
-    assert calls == [[pytest.approx(1000 * time)] for time in step_times(3, 3.0)[:-1].tolist()]
-    assert json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["timestep_multiplier"] == 1000.0
+    assert calls == [[pytest.approx(last * time)] for time in step_times(3, 3.0)[:-1].tolist()]
+    assert json.loads((folder / "scheduler" / "scheduler_config.json").read_text())["timestep_multiplier"] == last

@@ -167,8 +167,6 @@ class TrainConfig:
             raise ConfigError(f"ema_decay: {self.ema_decay} does not lie in 0..1; 0.9999 is usual, null is none")
         if self.reinforce is not None:
             self._check_reinforce(self.reinforce)
-        if self.distill is not None and self.system != "loomvideo":
-            raise ConfigError(f"distill: knows LoomVideo's guidance alone, and system is {self.system}")
         if self.distill is not None and self.model.lora is not None:
             raise ConfigError(
                 "distill: a LoRA cannot say how many steps are taken; leave model.lora out, and a model folder is written"

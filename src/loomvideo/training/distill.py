@@ -32,7 +32,7 @@ from loomvideo.systems.request import ModelLimits
 from loomvideo.training.config import DistillConfig
 from loomvideo.training.distributed import shard, share_tokens
 from loomvideo.training.lora import denoiser_of
-from loomvideo.training.recipe import NO_DROPOUT, Draw
+from loomvideo.training.recipe import Draw
 from loomvideo.training.trainer import Network, Trainer, repeated_blocks
 from loomvideo.training.velocities import kept_velocities
 
@@ -61,9 +61,9 @@ def placed(batch: Any, latents: Tensor, time: Tensor) -> Any:
 class Teacher:
     """The guided velocity of a network that has been trained, and where it leads."""
 
-    def __init__(self, network: Network, limits: ModelLimits, num_steps: int) -> None:
+    def __init__(self, network: Network, num_steps: int) -> None:
         """``num_steps`` are taken for one of the student's."""
-        self.network, self.limits, self.num_steps = network, limits, num_steps
+        self.network, self.num_steps = network, num_steps
 
     @torch.no_grad()
     def walk(
@@ -82,22 +82,9 @@ class Teacher:
             self.network(placed(branch, latents, time))
         return velocities[-1]
 
-    def scales(self, group: Sequence[Draw]) -> list[float]:
-        """Between the branches of `dropouts`, as the model folder has them for an edit or else."""
-        item = group[0].item
-        text = self.limits.guidance_scale_edit if "source" in item else self.limits.guidance_scale
-        return [self.limits.guidance_scale_visual, text] if "visual" in item else [text]
-
-
-def dropouts(group: Sequence[Draw]) -> list[dict[str, float]]:
-    """What LoomVideo's guidance branches are told, from least to most, as dropouts that are certain or ruled out."""
-    nothing = {"all_dropout_rate": 1.0, "text_dropout_rate": 0.0}
-    no_text = {"all_dropout_rate": 0.0, "text_dropout_rate": 1.0}
-    return [nothing, no_text, NO_DROPOUT] if "visual" in group[0].item else [nothing, NO_DROPOUT]
-
 
 class DistillTrainer(Trainer):
-    """The trainer with another loss. Samples whose layout keeps references are guided from the branch that sees them."""
+    """The trainer with another loss."""
 
     def __init__(
         self, *given: Any, teacher: nn.Module, limits: ModelLimits, distill: DistillConfig, **others: Any
@@ -108,7 +95,7 @@ class DistillTrainer(Trainer):
         network = Network(self.recipe, teacher)
         shard(network, repeated_blocks(teacher), self.ranks, reshard_after_forward=True)
         share_tokens(denoiser_of(teacher), self.ranks)
-        self.teacher = Teacher(network, limits, distill.teacher_steps)
+        self.teacher, self.limits = Teacher(network, distill.teacher_steps), limits
         self.times = step_times(distill.num_inference_steps, distill.flow_shift).to(self.ranks.device)
 
     def errors(self, group: Sequence[Draw]) -> tuple[Tensor, float]:
@@ -117,27 +104,30 @@ class DistillTrainer(Trainer):
             int(np.random.default_rng([*draw.seed, STUDENT_SEED]).integers(len(self.times) - 1)) for draw in seeded
         ]
         start, end = self.times[places], self.times[[place + 1 for place in places]]
+        guidance = self.recipe.guidance(group[0].item, self.limits)
         branches = [
-            self.recipe.batch(seeded, self.ranks.device, replace(self.rules, **dropped)) for dropped in dropouts(group)
+            self.recipe.batch(seeded, self.ranks.device, replace(self.rules, **dropped))
+            for dropped in guidance.dropouts
         ]
         batch = branches[-1]
         share = start[:, None, None, None, None]
         latents = (1 - share) * batch.latents + share * batch.noise
         with self._autocast(), kept_velocities(self.network.model) as velocities:
-            arrived = self.teacher.walk(branches, self.teacher.scales(group), latents, start, end)
+            arrived = self.teacher.walk(branches, guidance.scales, latents, start, end)
             of_recipe, operations = self.flops.counted(self.network, placed(batch, latents, start))
         goal = (latents - arrived) / (start - end)[:, None, None, None, None]
         # the recipe's own errors have no part, but sharded networks must be gone back through from their end
         return (velocities[-1] - goal).square() + 0 * of_recipe, operations
 
 
-def settle(folder: Path, distill: DistillConfig) -> None:
+def settle(folder: Path, distill: DistillConfig, last_timestep: float) -> None:
     """Let a model folder's defaults be the student's: its steps, no guidance, Euler on its times."""
     index = model_index(folder)
     for name in ("guidance_scale", "guidance_scale_edit", "guidance_scale_visual"):
         index["limits"][name] = 1.0
     index["limits"] |= {"num_inference_steps": distill.num_inference_steps, "task_defaults": {}}
-    scheduler = ShiftedEulerScheduler(distill.flow_shift, timestep_multiplier=1000.0)
+    index |= {name: distill.flow_shift for name in ("shift_image", "shift_video") if name in index}
+    scheduler = ShiftedEulerScheduler(distill.flow_shift, timestep_multiplier=last_timestep)
     index["scheduler"] = [ShiftedEulerScheduler.__module__, ShiftedEulerScheduler.__name__]
     shutil.rmtree(folder / "scheduler")  # its files may be links to another folder's
     scheduler.save_pretrained(folder / "scheduler")

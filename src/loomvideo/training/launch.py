@@ -75,7 +75,7 @@ def run_training(config: TrainConfig, device: torch.device) -> Path | None:
             return None
         written = write_result(config, start.recipe, start.build(), weights, start.folder)
         if config.distill is not None:
-            settle(written, config.distill)
+            settle(written, config.distill, start.recipe.last_timestep)
         return written
 
 

@@ -16,15 +16,19 @@ from loomvideo.models.chat import Chat, full_chat, tokenise, unconditional_chat,
 from loomvideo.models.qwen import layer_features
 from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.systems.loomvideo import PREFIXES, LoomVideoPipeline
-from loomvideo.systems.request import Task
+from loomvideo.systems.request import ModelLimits, Task
 from loomvideo.training import objective
 from loomvideo.training.features import encode, encode_each, latent_cells, shown_scenes
 from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET, visuals_of
 from loomvideo.training.objective import Group, sample_time
 from loomvideo.training.recipe import (
+    NO_DROPOUT,
+    NO_TEXT,
+    NOTHING_KEPT,
     WORLD_LIMITS,
     BatchRules,
     Draw,
+    Guidance,
     Halfway,
     Mixture,
     Prepared,
@@ -83,6 +87,7 @@ class LoomVideoRecipe:
     mixture = MIXTURE
     tokens_a_batch = TOKENS_A_BATCH
     rules = BatchRules()
+    last_timestep = 1000.0
     features_only = True  # a prepared sample holds all that the language model says of it
     shared = ("vae", "mllm", "scheduler")
 
@@ -119,6 +124,14 @@ class LoomVideoRecipe:
 
     def given(self, batch: Group) -> Tensor | None:
         return batch.source
+
+    def guidance(self, item: Prepared, limits: ModelLimits) -> Guidance:
+        """From the unconditional branch over the visual one to the full one. Of samples with references the first keeps
+        them, as dropout does."""
+        text = limits.guidance_scale_edit if "source" in item else limits.guidance_scale
+        if "visual" in item:
+            return Guidance([NOTHING_KEPT, NO_TEXT, NO_DROPOUT], [limits.guidance_scale_visual, text])
+        return Guidance([NOTHING_KEPT, NO_DROPOUT], [text])
 
     def halfway(self, model: LoomVideoTransformer3DModel) -> Halfway:
         block = model.blocks[len(model.blocks) // 2 - 1]

@@ -20,13 +20,19 @@ from loomvideo.models.omnivideo import OmniVideoTransformer3DModel
 from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.sampling.schedulers import WanUniPCScheduler
 from loomvideo.systems.omnivideo import OmniVideoPipeline
+from loomvideo.systems.request import ModelLimits
 from loomvideo.training import omnivideo_objective, omnivideo_samples
+from loomvideo.training.context_objective import NUM_LEVELS
 from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET
 from loomvideo.training.omnivideo_objective import ContextBatch, OmniVideoModel
 from loomvideo.training.recipe import (
+    NO_DROPOUT,
+    NO_TEXT,
+    NOTHING_KEPT,
     WORLD_LIMITS,
     BatchRules,
     Draw,
+    Guidance,
     Halfway,
     Mixture,
     Prepared,
@@ -83,6 +89,7 @@ class OmniVideoRecipe:
     tokens_a_batch = TOKENS_A_BATCH
     rules = BatchRules(all_dropout_rate=0.0, text_dropout_rate=0.2)  # 10.4: the request, never the source
     shared = ("vae", "mllm")
+    last_timestep = float(NUM_LEVELS)
 
     def __init__(self, readers: Readers) -> None:
         self.readers = readers
@@ -154,6 +161,14 @@ class OmniVideoRecipe:
             return None
         median = batch.latents.flatten(2).median(dim=2).values[..., None, None, None]
         return median.expand_as(batch.latents).index_copy(0, batch.source_places, batch.sources)
+
+    def guidance(self, item: Prepared, limits: ModelLimits) -> Guidance:
+        """From the request dropped to the full branch; where the visual scale is not 1, from the source dropped, too."""
+        edits = "edited" in item
+        text = limits.guidance_scale_edit if edits else limits.guidance_scale
+        if edits and limits.guidance_scale_visual != 1:
+            return Guidance([NOTHING_KEPT, NO_TEXT, NO_DROPOUT], [limits.guidance_scale_visual, text])
+        return Guidance([NO_TEXT, NO_DROPOUT], [text])
 
     def halfway(self, model: OmniVideoModel) -> Halfway:
         network = model.transformer

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneratio
 
 from loomvideo.data.samples import Sample
 from loomvideo.systems.pipeline import VideoPipeline
+from loomvideo.systems.request import ModelLimits
 from loomvideo.training.freeze import Rule
 from loomvideo.training.mllm import BUILTIN_SIGHT, Sight
 from loomvideo.training.objective import dynamic_shift
@@ -50,6 +51,13 @@ class Draw(NamedTuple):
         (state,) = np.random.SeedSequence(self.seed).generate_state(1, np.uint64)
         generator = torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
         return torch.randn(self.item["target"].shape, generator=generator, device=device)
+
+
+class Guidance(NamedTuple):
+    """How sampling guides a request: what its branches lose, from least to most told, and the scales between them."""
+
+    dropouts: Sequence[Mapping[str, float]]
+    scales: Sequence[float]
 
 
 class Batches(Protocol):
@@ -96,7 +104,10 @@ WORLD_LIMITS: Mapping[str, Any] = {
     "guidance_scale_edit": 2.5,
     "guidance_scale_visual": 1.5,
 }
+# What guidance branches lose, as rates that are certain or ruled out.
 NO_DROPOUT = {"all_dropout_rate": 0.0, "text_dropout_rate": 0.0}
+NO_TEXT = {"all_dropout_rate": 0.0, "text_dropout_rate": 1.0}
+NOTHING_KEPT = {"all_dropout_rate": 1.0, "text_dropout_rate": 0.0}
 Mixture = Sequence[tuple[str, Sizes, float]]  # (task, sizes, share of the drawn batches)
 
 
@@ -158,6 +169,7 @@ class Recipe(Protocol):
     tokens_a_batch: Mapping[str, int]  # by type of device, as `num_tokens` counts them
     rules: BatchRules  # its own
     shared: Sequence[str]  # components that lie beside the system's folder, for the others
+    last_timestep: float  # what the denoiser is told at time 1
 
     def prepare(self, drawn: Sequence[Sample], rng: np.random.Generator) -> list[Prepared]:
         """Samples that share task, size and length as they are trained from, and others made of the same latents."""
@@ -192,6 +204,10 @@ class Recipe(Protocol):
 
     def given(self, batch: Any) -> Tensor | None:
         """The latents (b, c, f, y, x) that the target is an edit of; None where there are none."""
+        ...
+
+    def guidance(self, item: Prepared, limits: ModelLimits) -> Guidance:
+        """Of a sample's request, with a model folder's own scales."""
         ...
 
     def halfway(self, model: Any) -> "Halfway":

@@ -16,14 +16,19 @@ from loomvideo.data.samples import Sample
 from loomvideo.models.connector import QueryConnector
 from loomvideo.models.hunyuan import VinoTransformer3DModel
 from loomvideo.sampling.euler import ShiftedEulerScheduler
+from loomvideo.systems.request import ModelLimits
 from loomvideo.systems.vino import VinoPipeline
 from loomvideo.training import query_objective, vino_samples
 from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET
 from loomvideo.training.query_objective import TIMESTEPS, QueryGroup, VinoModel
 from loomvideo.training.recipe import (
+    NO_DROPOUT,
+    NO_TEXT,
+    NOTHING_KEPT,
     WORLD_LIMITS,
     BatchRules,
     Draw,
+    Guidance,
     Halfway,
     Mixture,
     Prepared,
@@ -109,6 +114,7 @@ class VinoRecipe:
     tokens_a_batch = TOKENS_A_BATCH
     rules = BatchRules()
     shared = ("vae", "mllm")
+    last_timestep = TIMESTEPS
 
     def __init__(self, readers: Readers) -> None:
         self.readers = readers
@@ -153,6 +159,14 @@ class VinoRecipe:
     def given(self, batch: QueryGroup) -> Tensor | None:
         last = batch.references[-1] if batch.references else None  # behind the pictures
         return None if last is None or last.shape != batch.latents.shape else last
+
+    def guidance(self, item: Prepared, limits: ModelLimits) -> Guidance:
+        """From what is not shown the pictures over what is told the negative prompt to the full branch."""
+        edits = item["task"] in ("edit", "style", "guided_edit")
+        text = limits.guidance_scale_edit if edits else limits.guidance_scale
+        if "reduced" in item:
+            return Guidance([NOTHING_KEPT, NO_TEXT, NO_DROPOUT], [limits.guidance_scale_visual, text])
+        return Guidance([NO_TEXT, NO_DROPOUT], [text])
 
     def halfway(self, model: VinoModel) -> Halfway:
         network = model.transformer
