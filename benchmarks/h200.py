@@ -9,33 +9,65 @@ machine. Each part is written when it is done, so that a run that is cut short k
 """
 
 import argparse
+import gc
 import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+from loomvideo.checkpoint import BUILTIN
+from loomvideo.cli.import_loomvideo import PUBLISHED_LIMITS
+from loomvideo.cli.import_steps import PUBLISHED_BUDGETS
 from loomvideo.evaluation.speed import count_flops
+from loomvideo.media.clip import Clip
 from loomvideo.models.attention import choose_kernel
+from loomvideo.models.qwen import FrameRule
 from loomvideo.models.vae import decode
 from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.sampling.sampler import Branch, sample
-from loomvideo.systems.request import SPEEDS
+from loomvideo.systems.loomvideo import LoomVideoPipeline
+from loomvideo.systems.memory import apply, arrange, parse_limit
+from loomvideo.systems.request import SPEEDS, Request, plan
 
-FULL = {"tokens": 512, "grid": (25, 30, 52), "steps": 50, "network": {}, "wide": (9750, 3072, 14336)}
+FULL = {
+    "tokens": 512,
+    "grid": (25, 30, 52),
+    "steps": 50,
+    "network": {},
+    "wide": (9750, 3072, 14336),
+    "text": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "vocab_size": 151_936},
+    "heads": (32, 8, 128, [24, 20, 20]),
+    "vision": {"out_hidden_size": 4096},
+}
 SMALL = {
     "tokens": 8,
     "grid": (2, 4, 4),
     "steps": 6,
     "network": {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 64, "num_layers": 2, "mllm_dim": 16},
     "wide": (32, 32, 32),
+    "text": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 1024},
+    "heads": (2, 1, 12, [2, 2, 2]),
+    "vision": {
+        "out_hidden_size": 16,
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0],
+    },
 }
+LIMIT = "24GB"
 WAN_FIELDS = ("num_attention_heads", "attention_head_dim", "ffn_dim", "num_layers")
 
 
@@ -47,7 +79,15 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     bench = Bench(SMALL if arguments.small else FULL, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     results: dict[str, Any] = {}
-    for part in (bench.machine, bench.matmul, bench.denoiser, bench.samplings, bench.wan_pipeline, bench.decoding):
+    for part in (
+        bench.machine,
+        bench.matmul,
+        bench.denoiser,
+        bench.samplings,
+        bench.wan_pipeline,
+        bench.decoding,
+        bench.limited,
+    ):
         began = time.perf_counter()
         results[part.__name__] = part()
         with (arguments.output / "log.txt").open("a") as log:
@@ -137,7 +177,64 @@ class Bench:
         vae, latents = self.vae(), self.latents()
         return {"seconds": self.median(lambda: decode(vae, latents), repeats=3), **self.peak()}
 
+    def limited(self) -> dict[str, Any]:
+        """A whole edit, read, denoised in two steps and decoded, as --memory-limit arranges it; last, since the cap stays."""
+        type(self).network.cache_clear()
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        pipeline = self.pipeline()
+        arrangement = arrange(pipeline, parse_limit(LIMIT), self.device)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        apply(pipeline, arrangement, self.device)
+        frames, rows, columns = self.size["grid"]
+        source = np.random.default_rng(0).integers(0, 256, (4 * frames - 3, 16 * rows, 16 * columns, 3), np.uint8)
+        height, width = source.shape[1:3]
+        clip = Clip(source, pipeline.limits.fps)
+        request = Request(prompt="make it snow", source=clip, height=height, width=width, num_inference_steps=2)
+        began = time.perf_counter()
+        pipeline.generate(plan(request, pipeline.limits))
+        return {"arrangement": str(arrangement), "seconds": time.perf_counter() - began, **self.peak()}
+
     # --- what the parts share
+
+    def pipeline(self) -> LoomVideoPipeline:
+        """All of LoomVideo on the CPU, random, with the built-in model's tokenizer."""
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(BUILTIN / "mllm")
+        ids = tokenizer.get_vocab()
+        heads, kv_heads, head_dim, section = self.size["heads"]
+        rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": section, "mrope_interleaved": True}
+        config = Qwen3VLConfig(
+            text_config={
+                **self.size["text"],
+                "num_attention_heads": heads,
+                "num_key_value_heads": kv_heads,
+                "head_dim": head_dim,
+                "rope_parameters": rope,
+                "pad_token_id": None,
+            },
+            vision_config=self.size["vision"],
+            image_token_id=ids["<|image_pad|>"],
+            video_token_id=ids["<|video_pad|>"],
+            vision_start_token_id=ids["<|vision_start|>"],
+            vision_end_token_id=ids["<|vision_end|>"],
+        )
+        with self.device:  # where random numbers are drawn fast
+            mllm = Qwen3VLForConditionalGeneration._from_config(config, dtype=self.dtype)
+        pipeline = LoomVideoPipeline(
+            transformer=self.network().cpu(),
+            mllm=mllm.eval().cpu(),
+            tokenizer=tokenizer,
+            vae=self.vae().cpu(),
+            scheduler=scheduler(),
+            limits=asdict(PUBLISHED_LIMITS),
+            frame_rule=asdict(FrameRule()),
+            pixel_budgets={kind: asdict(budget) for kind, budget in PUBLISHED_BUDGETS.items()},
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
     @cache  # noqa: B019  one bench a process
     def network(self) -> LoomVideoTransformer3DModel:

@@ -80,6 +80,7 @@ def test_the_benchmark_of_a_gpu_is_rehearsed_in_small(tmp_path):
     assert set(results["samplings"]) == {f"{task}, {speed}" for task in ("text-to-video", "edit") for speed in SPEEDS}
     assert results["wan_pipeline"]["text-to-video"] > 0
     assert results["decoding"]["seconds"] > 0
+    assert "of 24.00 GB" in results["limited"]["arrangement"]
 
 
 def test_ways_take_turns():

@@ -20,7 +20,7 @@ EPILOG = """\
 benchmarks:
   edit      a whole edit request of a mid-size random network, against the same weights run the published way
   source    what a source costs: scaled and added, against tokens beside the target's, by length
-  speed     each approximation and each --speed on a model: time, and PSNR to the exact result
+  speed     each approximation and each --speed on a model: time, memory, and PSNR to the exact result
 
 examples:
   loomvideo bench edit --repeats 5
@@ -272,7 +272,7 @@ def speed(arguments: argparse.Namespace) -> str:
     ways = shortcuts()
     seconds: dict[str, list[Timing]] = {name: [] for name in ways}
     distances: dict[str, list[float]] = {name: [] for name in ways}
-    passes = dict.fromkeys(ways, 0)
+    passes, most = dict.fromkeys(ways, 0), dict.fromkeys(ways, 0)
     at_work: list[int] = []  # branches that were computed in the run at work, pass by pass
     for denoiser in session.pipeline.denoisers_at_work:
         denoiser.register_forward_hook(lambda _, given, __: at_work.append(len(given[0])))
@@ -280,7 +280,7 @@ def speed(arguments: argparse.Namespace) -> str:
         runs = {name: sampler(session.pipeline, decided, way) for name, way in ways.items()}
         for name, run in runs.items():
             at_work.clear()
-            run()
+            most[name] = max(most[name], measure.count_bytes(run))
             passes[name] += sum(at_work)
         timings, latents = measure.side_by_side(runs, arguments.repeats)
         with torch.no_grad():
@@ -295,10 +295,11 @@ def speed(arguments: argparse.Namespace) -> str:
     for name, timings in seconds.items():
         ratio = sum(exact) / sum(timing.processor_seconds for timing in timings)
         told = [f"{value:.1f}" for value in (sum(distances[name]) / len(plans), min(distances[name]))]
+        told.append(f"{most[name] / 2**20:.0f}")
         rows.append(
             [name, str(passes[name]), f"{sum(timing.seconds for timing in timings):.2f}", f"{ratio:.2f}", *told]
         )
-    head = ["shortcut", "passes", "s", "times as fast", "PSNR dB, mean", "least"]
+    head = ["shortcut", "passes", "s", "times as fast", "PSNR dB, mean", "least", "MiB"]
     steps = plans[0].num_inference_steps
     return f"{session.options['model']}: {len(plans)} requests, {steps} steps, decoding left out:\n\n{measure.table(head, rows)}"
 

@@ -1,6 +1,7 @@
 """``loomvideo COMMAND``: finds the command, and turns what went wrong into one line and an exit status."""
 
 import importlib
+import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -34,11 +35,15 @@ COMMANDS = {
 }
 
 DONE, USAGE, INTERRUPTED = 0, 2, 130
+# Where torchao is installed, to import it is to be told what kernels of other machines are missing.
+TALKATIVE = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line (default: the process's own) and returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with told_in_one_line():
             return _dispatch(words)

@@ -1,6 +1,5 @@
 """A model's large matrices in eight bits each number: less memory, a little noise."""
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,6 @@ def store_in_fp8(model: Any) -> None:
 
 def store_in_int8(model: Any) -> None:
     """As whole numbers with a scale for every row, by torchao. Raises EightBitsError where that is not installed."""
-    logging.getLogger("torchao").setLevel(logging.ERROR)  # names kernels of other machines that it does not find
     try:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError as error:
