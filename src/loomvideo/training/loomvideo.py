@@ -49,7 +49,7 @@ TASKS = {
     "mi2v": Task.MULTI_IMAGE_TO_VIDEO,
 }
 FLOW_SHIFT = 3.0
-TOKENS_A_BATCH = {"cpu": 768, "cuda": 24_576}  # of the denoiser: 768 are 48 pictures or 9 clips of 128 x 128 x 17
+TOKENS_A_BATCH = {"cpu": 2048, "cuda": 24_576}  # of the denoiser: 128 pictures or 25 clips of 128 x 128 x 17
 LIMITS = dict(WORLD_LIMITS)
 # A clip costs twenty times what a picture costs, and an edit's source and target serve as samples of text-to-video, too.
 _PICTURE: Sizes = {"num_frames": 1}

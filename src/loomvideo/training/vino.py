@@ -40,7 +40,7 @@ from loomvideo.training.recipe import (
 
 FLOW_SHIFT = 3.0
 NUM_QUERIES = 16
-TOKENS_A_BATCH = {"cpu": 3_840, "cuda": 122_880}  # of the denoiser, visual ones and text
+TOKENS_A_BATCH = {"cpu": 5_120, "cuda": 122_880}  # of the denoiser, visual ones and text
 LIMITS = {
     **WORLD_LIMITS,
     "negative_prompt": vino_samples.NEGATIVE_PROMPT,
