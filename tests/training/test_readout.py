@@ -7,7 +7,7 @@ import torch
 
 from loomvideo.data.world.scene import COLOURS, SHAPES, Background, Object, Scene
 from loomvideo.training.cells import NOTHING, UNKNOWN, Readout, cells_of
-from loomvideo.training.denoiser import AIDED_SHARE, aid_at, importance
+from loomvideo.training.denoiser import AIDED_SHARE, CALM_TIME, aid_at, importance, tempered
 from loomvideo.training.features import latent_cells
 
 SCENE = Scene(
@@ -54,6 +54,14 @@ def test_aid_fades_to_nothing_before_the_end():
     assert aid_at(0.0) == 1.0
     assert aid_at(AIDED_SHARE / 2) == pytest.approx(0.5)
     assert aid_at(AIDED_SHARE) == aid_at(1.0) == 0.0
+
+
+def test_errors_of_predicted_clean_latents_count_alike_at_all_small_times():
+    """As velocities they grow with 1 / t^2."""
+    times = torch.tensor([0.05, 0.1, 0.2, CALM_TIME])
+    counted = tempered(times).flatten() / times.square()
+    torch.testing.assert_close(counted, counted[-1].expand(4))
+    assert (tempered(torch.tensor([CALM_TIME, 0.5, 1.0])) == 1).all()
 
 
 def test_cells_say_what_stands_where():

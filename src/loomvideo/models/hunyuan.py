@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from loomvideo.conditioning.markers import bounded_positions, bounded_tokens
 from loomvideo.models.attention import AttentionFunction, attention
+from loomvideo.models.prediction import check_prediction, velocity_of
 from loomvideo.models.wan import Sizes, gated_residual, modulated_norm, patchify, rotate, unpatchify
 
 FREQ_DIM = 256  # of the sinusoids of time and guidance
@@ -292,9 +293,11 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         rope_theta: float = 256.0,
         rope_axes_dim: tuple[int, ...] = (16, 56, 56),
         image_condition_type: str | None = None,
+        prediction: str = "velocity",
     ) -> None:
         super().__init__()
         _check_fields(qk_norm, guidance_embeds, image_condition_type, num_refiner_layers)
+        check_prediction(prediction)
         self.patch_size = (patch_size_t, patch_size, patch_size)
         dim = num_attention_heads * attention_head_dim
         ffn_dim = int(dim * mlp_ratio)
@@ -381,7 +384,8 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         scale, shift = self.norm_out(embedding)
         x = self.proj_out(modulated_norm(x[:, num_visual - num_target : num_visual], shift, scale, EPS))
         x = x.unflatten(2, (self.config["out_channels"], -1)).transpose(2, 3).flatten(2)  # channel last in every patch
-        return unpatchify(x, self._grid(latents.shape[-3:]), self.patch_size)
+        said = unpatchify(x, self._grid(latents.shape[-3:]), self.patch_size)
+        return velocity_of(said, self.config["prediction"], latents, timestep)
 
     def _run(self, block: nn.Module, *arguments: object) -> Any:
         if self.gradient_checkpointing and torch.is_grad_enabled():

@@ -14,6 +14,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from loomvideo.conditioning.context import pad_context
+from loomvideo.models.prediction import velocity_of
 from loomvideo.models.wan import Block, WanTransformer, grid_positions, patchify, rope_table
 
 
@@ -54,6 +55,7 @@ class OmniVideoTransformer3DModel(WanTransformer):
         rope_max_seq_len: int = 1024,
         pos_embed_seq_len: int | None = None,
         max_context_len: int = 2560,
+        prediction: str = "velocity",
     ) -> None:
         super().__init__()
         self.reset_parameters()
@@ -94,4 +96,5 @@ class OmniVideoTransformer3DModel(WanTransformer):
         num_target = x.shape[1]
         for block, context in zip(self.blocks, conditions.context, strict=True):
             x = self.run_block(block, x, modulation, num_target, conditions.rope, context, conditions.context_bias)
-        return self.velocity(x, embedding, self.grid(latents.shape))
+        said = self.head(x, embedding, self.grid(latents.shape))
+        return velocity_of(said, self.config["prediction"], latents, timestep)

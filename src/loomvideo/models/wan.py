@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from loomvideo.conditioning.references import modulate_segments, reference_time
 from loomvideo.conditioning.source import add_source
 from loomvideo.models.attention import AttentionFunction, attention
+from loomvideo.models.prediction import check_prediction, velocity_of
 
 ROPE_THETA = 10_000.0
 Sizes = tuple[int, int, int]  # along time, rows and columns
@@ -220,6 +221,7 @@ class WanTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         super().__init__()
         config = self.config
         _check_wan_fields(config)
+        check_prediction(config["prediction"])
         self.patch_size: Sizes = tuple(config["patch_size"])
         head_dim, eps = config["attention_head_dim"], config["eps"]
         spatial_dim = 2 * (head_dim // 6)
@@ -236,7 +238,7 @@ class WanTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.gradient_checkpointing = False
 
     def reset_parameters(self) -> None:
-        """Xavier everywhere, small time embeddings; the velocity starts at zero."""
+        """Xavier everywhere, small time embeddings; what is predicted starts at zero."""
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv3d)):
                 nn.init.xavier_uniform_(module.weight.flatten(1))  # a view: fills the weight itself
@@ -251,8 +253,8 @@ class WanTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             return self._gradient_checkpointing_func(block, *arguments)  # pyright: ignore[reportOptionalCall]
         return block(*arguments)
 
-    def velocity(self, x: Tensor, embedding: Tensor, grid: Sizes) -> Tensor:
-        """The head: target tokens (b, n, d) and the time's embedding (b, 1, d) -> (b, c, f, y, x)."""
+    def head(self, x: Tensor, embedding: Tensor, grid: Sizes) -> Tensor:
+        """Target tokens (b, n, d) and the time's embedding (b, 1, d) -> what is predicted (b, c, f, y, x)."""
         shift, scale = (self.scale_shift_table.float() + embedding).chunk(2, dim=1)
         x = self.proj_out(modulated_norm(x, shift, scale, self.config["eps"]))
         return unpatchify(x, grid, self.patch_size)
@@ -275,7 +277,7 @@ class LoomVideoTransformer3DModel(WanTransformer):
     `prepare` computes what no step changes, `forward` one velocity; training and inference call these two. The fields
     are those of diffusers' Wan configuration and `mllm_dim`, the width of the language model's layers;
     `use_source_embedding`, off in the published first training stage; `rounded_rotary_tables`, on for weights that were
-    trained with bfloat16 tables (fact sheet 4.10).
+    trained with bfloat16 tables (fact sheet 4.10); `prediction`, "velocity" as published or "clean" (models.prediction).
     """
 
     @register_to_config
@@ -300,6 +302,7 @@ class LoomVideoTransformer3DModel(WanTransformer):
         mllm_dim: int = 4096,
         use_source_embedding: bool = True,
         rounded_rotary_tables: bool = False,
+        prediction: str = "velocity",
     ) -> None:
         super().__init__()
         dim = num_attention_heads * attention_head_dim
@@ -361,7 +364,8 @@ class LoomVideoTransformer3DModel(WanTransformer):
             x = torch.cat([x, conditions.references], dim=1)  # (b, n + r, d)
         for block, context in zip(self.blocks, conditions.context, strict=True):
             x = self.run_block(block, x, modulation, num_target, conditions.rope, context, conditions.context_mask)
-        return self.velocity(x[:, :num_target], embedding, self.grid(latents.shape))
+        said = self.head(x[:, :num_target], embedding, self.grid(latents.shape))
+        return velocity_of(said, self.config["prediction"], latents, timestep)
 
     def _source_tokens(self, source: Tensor | None, near: Tensor) -> Tensor | None:
         if self.source_patch_embedding is None:

@@ -173,6 +173,7 @@ def build_denoiser() -> LoomVideoTransformer3DModel:
         ffn_dim=672,
         num_layers=6,
         mllm_dim=192,
+        prediction="clean",
     )
     # projector and source start at zero to leave a trained denoiser undisturbed; there is none here
     for layer in ("mllm_embedder.linear_2", "source_patch_embedding"):

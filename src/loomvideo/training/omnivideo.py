@@ -247,6 +247,7 @@ def build_model() -> OmniVideoModel:
         ffn_dim=672,
         num_layers=6,
         max_context_len=192,
+        prediction="clean",
     )
     text = transformer.condition_embedder.text_embedder
     for linear in (text.linear_1, text.linear_2):  # published small, beside a denoiser that was trained before

@@ -216,5 +216,6 @@ def build_model() -> VinoModel:
         pooled_projection_dim=8,  # of the published, unused text embedder
         rope_theta=256.0,
         rope_axes_dim=(8, 12, 12),
+        prediction="clean",
     )
     return VinoModel(transformer, QueryConnector(NUM_QUERIES, hidden_size=192, z_dim=192, hy_dim=7 * 32))
