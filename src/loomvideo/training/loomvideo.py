@@ -50,7 +50,9 @@ TASKS = {
 }
 FLOW_SHIFT = 3.0
 TOKENS_A_BATCH = {"cpu": 2048, "cuda": 24_576}  # of the denoiser: 128 pictures or 25 clips of 128 x 128 x 17
-LIMITS = dict(WORLD_LIMITS)
+# Of an edit the first step knows most: a young denoiser loses some of the source in every further one.
+EDIT_STEPS = {"num_inference_steps": 4}
+LIMITS = {**WORLD_LIMITS, "task_defaults": {"edit": EDIT_STEPS, "ref_edit": EDIT_STEPS}}
 # A clip costs twenty times what a picture costs, and an edit's source and target serve as samples of text-to-video, too.
 _PICTURE: Sizes = {"num_frames": 1}
 _CLIP: Sizes = {"num_frames": 17}
