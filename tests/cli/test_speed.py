@@ -9,7 +9,7 @@ import torch
 
 from loomvideo import LoomVideoPipeline
 from loomvideo.media.clip import read_metadata, read_picture
-from loomvideo.models.eight_bits import weight_bytes
+from loomvideo.models.eight_bits import EightBitsError, weight_bytes
 from loomvideo.sampling.caches import EXACT, Shortcuts
 from loomvideo.systems.request import LEAST_STEPS, SPEEDS, ModelLimits, Request, RequestError, plan
 
@@ -83,6 +83,11 @@ def test_weights_in_eight_bits_are_near_the_exact_result_in_less_memory(pipe, wa
     assert pipe.transformer.dtype == torch.float32
     assert weight_bytes(pipe.transformer) < 0.8 * before
     assert 0 < float((near - exact).norm() / exact.norm()) < {"fp8": 0.2, "int8": 0.1}[way]
+
+
+def test_another_way_to_store_weights_is_refused(pipe):
+    with pytest.raises(EightBitsError, match="weights int4: use fp8 or int8"):
+        pipe.store_weights("int4")
 
 
 def test_without_torchao_int8_says_how_to_get_it(generate, monkeypatch, tmp_path):

@@ -42,6 +42,16 @@ def test_every_denoiser_may_predict_either(system, small_pipeline):
     torch.testing.assert_close(found, (noisy - said) / 0.5, rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+def test_a_source_that_is_added_is_no_part_of_the_noisy_latents(small_pipeline):
+    denoiser = small_pipeline("omnivideo").transformer
+    noisy, source = torch.randn(2, 1, denoiser.config["in_channels"], 1, 4, 4)
+    told = denoiser.prepare([torch.randn(3, denoiser.config["text_dim"])], latent_shape=noisy.shape, added=source)
+    said = denoiser(noisy, torch.tensor([500.0]), told)
+    denoiser.register_to_config(prediction="clean")
+    torch.testing.assert_close(denoiser(noisy, torch.tensor([500.0]), told), (noisy - said) / 0.5)
+
+
 @pytest.mark.parametrize("system", ["loomvideo", "vino", "omnivideo"])
 def test_another_prediction_is_refused(system, small_pipeline):
     denoiser = small_pipeline(system).transformer

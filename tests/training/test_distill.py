@@ -6,12 +6,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from tiny_training import CPU, TinyBatches, TinyRecipe, config, sample, validation_groups
+from tiny_training import (
+    CPU,
+    TinyBatches,
+    TinyRecipe,
+    config,
+    sample,
+    trained_in_one_and_in_two_parts,
+    validation_groups,
+)
 from torch import Tensor, nn
 
 from loomvideo.checkpoint import model_index, pipeline_class
 from loomvideo.sampling.sampler import sample as walk_down
-from loomvideo.systems.request import ModelLimits
+from loomvideo.systems.request import ModelLimits, Request, plan
 from loomvideo.training.config import ConfigError, DistillConfig, TrainConfig, from_mapping
 from loomvideo.training.distill import DistillTrainer, Teacher, placed, step_times
 from loomvideo.training.distributed import Ranks
@@ -216,6 +224,21 @@ def test_every_system_is_guided_as_its_sampling_is(recipe, item, dropouts, scale
     assert recipe.guidance(None, item, LIMITS) == (dropouts, scales)
 
 
+@pytest.mark.parametrize("edits", [False, True])
+@pytest.mark.parametrize(("system", "recipe"), [("loomvideo", LoomVideoRecipe), ("omnivideo", OmniVideoRecipe)])
+@torch.no_grad()
+def test_branches_and_scales_are_as_many_and_as_strong_as_the_pipelines(system, recipe, edits, small_pipeline):
+    pipe = small_pipeline(system)
+    source = np.zeros((64, 64, 3), np.uint8) if edits else None
+    planned = plan(Request(prompt="x", source=source, num_frames=1), pipe.limits)
+    noise = pipe.draw_noise(planned, torch.Generator())
+    branches, scales = pipe.condition(planned, noise.shape, posterior=None, batch_branches=True)
+    item = {"source": 0, "visual": 0, "edited": 0} if edits else {}
+    dropouts, expected = recipe.guidance(None, item, pipe.limits)
+    assert scales == expected
+    assert sum(len(branch(noise, torch.tensor(500.0))) for branch in branches) == len(dropouts)
+
+
 def test_a_visual_scale_of_one_needs_no_branch_of_its_own():
     found = OmniVideoRecipe.guidance(None, {"edited": 0}, replace(LIMITS, guidance_scale_visual=1.0))
     assert found == ([NO_TEXT, NO_DROPOUT], [EDIT])
@@ -240,17 +263,9 @@ def make(folder, **settings):
 
 
 def test_a_run_in_two_parts_is_the_run_in_one_to_the_bit(tmp_path):
-    whole = make(tmp_path / "whole", steps=4)
-    whole.train()
-    first = make(tmp_path / "parts", steps=4)
-    for _ in range(2):
-        first.do_step()
-        first.step += 1
-    first.save()
-    second = make(tmp_path / "parts", steps=4)
-    assert second.step == 2
-    second.train()
-    assert all(torch.equal(whole.weights()[name], value) for name, value in second.weights().items())
+    whole, parts = trained_in_one_and_in_two_parts(make, tmp_path)
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], value) for name, value in parts.items())
 
 
 def test_the_teacher_does_not_learn_and_is_no_part_of_the_result(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
-from tiny_training import CPU, TinyBatches, TinyRecipe, config, sample
+from tiny_training import CPU, TinyBatches, TinyRecipe, config, sample, trained_in_one_and_in_two_parts
 
 from loomvideo.data.world.tasks import sample as world_sample
 from loomvideo.evaluation.judge import Verdict
@@ -174,18 +174,9 @@ def test_the_policy_that_draws_is_the_average_of_the_learnt_ones_and_the_result(
 
 
 def test_a_run_in_two_parts_is_the_run_in_one_to_the_bit(tmp_path):
-    whole = make(tmp_path / "whole", steps=4)
-    whole.train()
-    make(tmp_path / "parts", steps=4, checkpoints={"every": 2})
-    first = make(tmp_path / "parts", steps=4)
-    for _ in range(2):
-        first.do_step()
-        first.step += 1
-    first.save()
-    second = make(tmp_path / "parts", steps=4)
-    assert second.step == 2
-    second.train()
-    assert all(torch.equal(whole.weights()[name], value) for name, value in second.weights().items())
+    whole, parts = trained_in_one_and_in_two_parts(make, tmp_path)
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], value) for name, value in parts.items())
 
 
 def test_clips_are_drawn_anew_at_every_step_and_learnt_from_at_several_times(tmp_path):

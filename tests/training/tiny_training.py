@@ -100,6 +100,21 @@ def config(folder, **settings):
     return from_mapping(TrainConfig, said)
 
 
+def trained_in_one_and_in_two_parts(make, folder):
+    """Weights of a run of four steps, and of one that is stopped after two; ``make(folder, steps=4)`` gives its trainer."""
+    whole = make(folder / "whole", steps=4)
+    whole.train()
+    first = make(folder / "parts", steps=4)
+    for _ in range(2):
+        first.do_step()
+        first.step += 1
+    first.save()
+    second = make(folder / "parts", steps=4)
+    assert second.step == 2
+    second.train()
+    return whole.weights(), second.weights()
+
+
 def validation_groups():
     return [[Draw(sample(index), (index,))] for index in (1001, 1002, 1003)]
 

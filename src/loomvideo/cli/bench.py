@@ -265,19 +265,23 @@ def speed(arguments: argparse.Namespace) -> str:
     from loomvideo.cli.progress import Silence
     from loomvideo.cli.session import Session
     from loomvideo.evaluation import speed as measure
+    from loomvideo.systems.request import plan
 
     session = Session(given(arguments, MODEL_OPTIONS), Silence())
     session.load()
-    plans = requests(arguments, session)
-    ways = shortcuts()
+    asked = requests(arguments, session)
+    ways = approximations()
     seconds: dict[str, list[Timing]] = {name: [] for name in ways}
     distances: dict[str, list[float]] = {name: [] for name in ways}
     passes, most = dict.fromkeys(ways, 0), dict.fromkeys(ways, 0)
     at_work: list[int] = []  # branches that were computed in the run at work, pass by pass
     for denoiser in session.pipeline.denoisers_at_work:
         denoiser.register_forward_hook(lambda _, given, __: at_work.append(len(given[0])))
-    for decided in plans:
-        runs = {name: sampler(session.pipeline, decided, way) for name, way in ways.items()}
+    steps = []
+    for request in asked:
+        decided = plan(request, session.limits)
+        steps.append(decided.num_inference_steps)
+        runs = {name: sampler(session, request, *way) for name, way in ways.items()}
         for name, run in runs.items():
             at_work.clear()
             most[name] = max(most[name], measure.count_bytes(run))
@@ -294,24 +298,26 @@ def speed(arguments: argparse.Namespace) -> str:
     rows = []
     for name, timings in seconds.items():
         ratio = sum(exact) / sum(timing.processor_seconds for timing in timings)
-        told = [f"{value:.1f}" for value in (sum(distances[name]) / len(plans), min(distances[name]))]
+        told = [f"{value:.1f}" for value in (sum(distances[name]) / len(asked), min(distances[name]))]
         told.append(f"{most[name] / 2**20:.0f}")
         rows.append(
             [name, str(passes[name]), f"{sum(timing.seconds for timing in timings):.2f}", f"{ratio:.2f}", *told]
         )
     head = ["shortcut", "passes", "s", "times as fast", "PSNR dB, mean", "least", "MiB"]
-    steps = plans[0].num_inference_steps
-    return f"{session.options['model']}: {len(plans)} requests, {steps} steps, decoding left out:\n\n{measure.table(head, rows)}"
+    told_steps = f"{', '.join(map(str, steps))} steps"
+    return (
+        f"{session.options['model']}: {len(asked)} requests, {told_steps}, decoding left out:\n\n"
+        f"{measure.table(head, rows)}"
+    )
 
 
-def shortcuts() -> "dict[str, Shortcuts | int]":
-    """What is compared, by name; see `sampler` for a number."""
+def approximations() -> "dict[str, tuple[str, Shortcuts]]":
+    """What is compared, by name: a request's speed, and shortcuts of its steps."""
     from loomvideo.sampling.caches import EXACT, Shortcuts
     from loomvideo.systems.request import SPEEDS
 
-    return {
-        "exact": EXACT,
-        **{f"--speed {name}": part for name, part in SPEEDS.items() if part > 1},
+    speeds = {f"--speed {name}" if part > 1 else name: (name, EXACT) for name, part in SPEEDS.items()}
+    shortcuts = {
         "guided at levels 0.2 to 1": Shortcuts(guided_levels=(0.2, 1.0)),
         "guided at levels 0.5 to 1": Shortcuts(guided_levels=(0.5, 1.0)),
         "guidance at every 2nd step": Shortcuts(guidance_every=2),
@@ -323,6 +329,7 @@ def shortcuts() -> "dict[str, Shortcuts | int]":
         "first block, 0.1": Shortcuts(first_block=0.1),
         "first block, 0.2": Shortcuts(first_block=0.2),
     }
+    return speeds | {name: ("exact", way) for name, way in shortcuts.items()}
 
 
 def requests(arguments: argparse.Namespace, session: Any) -> list[Any]:
@@ -330,30 +337,26 @@ def requests(arguments: argparse.Namespace, session: Any) -> list[Any]:
     from loomvideo.data.world.render import render
     from loomvideo.data.world.scene import Background, Object, Scene
     from loomvideo.media.clip import Clip
-    from loomvideo.systems.request import Request, plan
+    from loomvideo.systems.request import Request
 
     circle = Object(shape="circle", colour="red", motion="moves right", x=0.25, travel=0.5)
     frames = render(Scene(objects=(circle,), background=Background(colours=("blue",))))
     clip = Clip(frames, session.limits.fps)
-    asked = [
+    return [
         Request(prompt="a red circle moves right on a blue background", num_frames=arguments.num_frames),
         Request(prompt="turn the circle into a green star", source=clip, num_frames=arguments.num_frames),
         Request(prompt="make the background yellow", source=clip, num_frames=arguments.num_frames),
     ]
-    return [plan(request, session.limits) for request in asked]
 
 
-def sampler(pipeline: Any, decided: Any, way: "Shortcuts | int") -> Any:
-    """What makes the latents of a plan; a whole number as a way is the plain one, so many times fewer steps."""
+def sampler(session: Any, request: Any, speed: str, shortcuts: "Shortcuts") -> Any:
+    """What makes the latents of a request."""
     from dataclasses import replace
 
-    def run() -> Any:
-        if isinstance(way, int):
-            fewer = replace(decided, num_inference_steps=max(1, decided.num_inference_steps // way))
-            return pipeline.generate(fewer, output_type="latent").frames
-        return pipeline.generate(decided, output_type="latent", shortcuts=way).frames
+    from loomvideo.systems.request import plan
 
-    return run
+    decided = plan(replace(request, speed=speed), session.limits)
+    return lambda: session.pipeline.generate(decided, output_type="latent", shortcuts=shortcuts).frames
 
 
 def precisions_of(text: str) -> list[str]:

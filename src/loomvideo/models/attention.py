@@ -46,13 +46,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 
 def by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """The same as two matrix products and a softmax, for some queries at a time, so that memory does not grow with n."""
-    q, keys, v = q.transpose(1, 2) * q.shape[-1] ** -0.5, k.permute(0, 2, 3, 1), v.transpose(1, 2)
-    queries_at_once = max(SCORES_AT_ONCE // (keys.shape[0] * keys.shape[1] * keys.shape[3]), 1)
+    q = q.transpose(1, 2) * q.shape[-1] ** -0.5
+    k, v = k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()  # once, and not for every product
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape, device=q.device).masked_fill(~mask, float("-inf"))
+    bias = None if mask is None else mask.to(q.dtype)
+    queries_at_once = max(SCORES_AT_ONCE // (k.shape[0] * k.shape[1] * k.shape[2]), 1)
     parts = []
     for part in q.split(queries_at_once, dim=2):
-        scores = part @ keys  # (b, h, some of n, m)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask.to(scores)
+        scores = part @ k.mT if bias is None else part @ k.mT + bias  # (b, h, some of n, m)
         parts.append(scores.softmax(-1) @ v)
     return torch.cat(parts, dim=2).transpose(1, 2)
 

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 
-class EightBitsError(RuntimeError):
+class EightBitsError(ValueError):
     """Weights that cannot be kept as asked: the value, the rule and the way out."""
 
 
@@ -36,17 +37,21 @@ def store_in_int8(model: Any) -> None:
 WAYS: dict[str, Callable[[Any], None]] = {"fp8": store_in_fp8, "int8": store_in_int8}
 
 
+def store(model: Any, way: str) -> None:
+    """Keep a model's large matrices in eight bits. Raises EightBitsError for a way that there is not, or not here."""
+    if way not in WAYS:
+        raise EightBitsError(f"weights {way}: use {' or '.join(WAYS)}")
+    WAYS[way](model)
+
+
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of a model's parameters and buffers as they are stored."""
     return sum(bytes_of(tensor) for tensor in (*model.parameters(), *model.buffers()))
 
 
 def bytes_of(tensor: Any) -> int:
-    if is_composed(tensor):
+    if is_traceable_wrapper_subclass(
+        tensor
+    ):  # stands for others, as one of torchao does; its own element size says nothing
         return sum(bytes_of(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
     return tensor.numel() * tensor.element_size()
-
-
-def is_composed(tensor: Tensor) -> bool:
-    """Whether a tensor stands for others, as one of torchao does: its own element size says nothing then."""
-    return hasattr(tensor, "__tensor_flatten__")

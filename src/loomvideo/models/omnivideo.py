@@ -25,6 +25,7 @@ class ContextConditions:
     context: tuple[tuple[Tensor, Tensor], ...]  # keys and values (b, m, h, k) of every block's cross-attention
     context_bias: Tensor | None  # (b, 1, 1, m), what is added to the logits of the rows
     rope: Tensor  # complex64 (n, 1, k / 2)
+    added: Tensor | None  # (b, c, f, y, x), what is added to the noisy latents before they become tokens
 
 
 class OmniVideoTransformer3DModel(WanTransformer):
@@ -68,12 +69,15 @@ class OmniVideoTransformer3DModel(WanTransformer):
             nn.init.normal_(linear.weight, std=0.02)
 
     @apply_forward_hook  # offloaded weights are fetched for this, too
-    def prepare(self, contexts: Sequence[Tensor], *, latent_shape: Sequence[int]) -> ContextConditions:
+    def prepare(
+        self, contexts: Sequence[Tensor], *, latent_shape: Sequence[int], added: Tensor | None = None
+    ) -> ContextConditions:
         """Compute once what no step changes.
 
         Args:
             contexts: rows (m, dt) of each sample, of different lengths or equal ones, without padding.
             latent_shape: shape of the latents; its last three numbers (f, y, x) count.
+            added: normalised sources (b, c, f, y, x), zeros where there is none, of models that are shown them so, too.
 
         Raises:
             ValueError: more rows than `max_context_len`, or latents that the patches do not fit.
@@ -87,12 +91,14 @@ class OmniVideoTransformer3DModel(WanTransformer):
             context=tuple(block.attn2.keys_values(embedded) for block in cast("Sequence[Block]", self.blocks)),
             context_bias=bias,
             rope=rope_table(positions, self.axis_dims, rounded=False, fresh_time=False).unsqueeze(1).to(rows.device),
+            added=None if added is None else added.to(dtype),
         )
 
     def forward(self, latents: Tensor, timestep: Tensor, conditions: ContextConditions) -> Tensor:
         """Velocity (b, c, f, y, x) of noisy latents (b, c, f, y, x) at timestep (b,) in 0..1000."""
         embedding, modulation = self.condition_embedder(timestep)
-        x = patchify(self.patch_embedding, latents)  # (b, n, d)
+        shown = latents if conditions.added is None else latents + conditions.added
+        x = patchify(self.patch_embedding, shown)  # (b, n, d)
         num_target = x.shape[1]
         for block, context in zip(self.blocks, conditions.context, strict=True):
             x = self.run_block(block, x, modulation, num_target, conditions.rope, context, conditions.context_bias)

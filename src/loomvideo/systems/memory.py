@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from loomvideo.models import vae as pixels
-from loomvideo.models.eight_bits import is_composed, weight_bytes
+from loomvideo.models.eight_bits import weight_bytes
 from loomvideo.systems.pipeline import VideoPipeline
 from loomvideo.systems.request import latent_frames
 
@@ -83,7 +84,8 @@ def _ways(
     the disk, from which every model of plain tensors can be streamed; those of every step last."""
     names = _movable(pipeline)
     if device.type == "cpu":
-        names = tuple(name for name in names if not any(map(is_composed, pipeline.components[name].parameters())))
+        parameters = {name: pipeline.components[name].parameters() for name in names}
+        names = tuple(name for name in names if not any(map(is_traceable_wrapper_subclass, parameters[name])))
         return [(False, ()), (False, tuple(name for name in names if name not in DENOISERS)), (False, names)]
     large = tuple(name for name in names if weight_bytes(pipeline.components[name]) + stages[name] > room)
     return [(False, ()), (True, ()), (True, large)]

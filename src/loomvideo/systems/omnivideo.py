@@ -125,11 +125,10 @@ def denoiser(
 
     `added` (k, c, f, y, x) is what every branch adds to the noisy latents.
     """
-    conditions = transformer.prepare(contexts, latent_shape=latent_shape)
+    conditions = transformer.prepare(contexts, latent_shape=latent_shape, added=added)
 
     def velocities(latents: Tensor, timestep: Tensor) -> Tensor:
-        noisy = latents if added is None else latents + added
-        batch = noisy.to(transformer.dtype).expand(len(contexts), *latents.shape[1:])
+        batch = latents.to(transformer.dtype).expand(len(contexts), *latents.shape[1:])
         velocity = transformer(batch, timestep.expand(len(contexts)), conditions)
         return velocity.to(latents.dtype).unsqueeze(1)  # (k, 1, c, f, y, x)
 

@@ -298,9 +298,9 @@ class VideoPipeline(DiffusionPipeline):
             model.compile_repeated_blocks(**{"dynamic": True, **options})
 
     def store_weights(self, way: str) -> None:
-        """Keep the denoisers' large matrices in eight bits, "fp8" or "int8" (models.eight_bits)."""
+        """Keep the denoisers' large matrices in eight bits, "fp8" or "int8"; see models.eight_bits.store."""
         for model in self.denoisers_at_work:
-            eight_bits.WAYS[way](model)
+            eight_bits.store(model, way)
 
     @property
     def reader(self) -> QwenReader:

@@ -104,10 +104,11 @@ def flow_errors(model: OmniVideoModel, mllm: PreTrainedModel, batch: ContextBatc
 def predict_velocity(model: OmniVideoModel, mllm: PreTrainedModel, batch: ContextBatch) -> Tensor:
     """The velocity (b, c, f, y, x) at each sample's level; sources are added to the noisy latents, too (fact sheet 5)."""
     contexts = make_contexts(model, mllm, batch)
-    conditions = model.transformer.prepare(contexts, latent_shape=batch.latents.shape)
-    noisy = add_noise(batch.latents, batch.noise, batch.time, min_noise=0)
+    added = None
     if batch.sources is not None:
-        noisy = noisy.index_add(0, batch.source_places, batch.sources)
+        added = torch.zeros_like(batch.latents).index_copy(0, batch.source_places, batch.sources)
+    conditions = model.transformer.prepare(contexts, latent_shape=batch.latents.shape, added=added)
+    noisy = add_noise(batch.latents, batch.noise, batch.time, min_noise=0)
     return model.transformer(noisy, NUM_LEVELS * batch.time, conditions)
 
 
