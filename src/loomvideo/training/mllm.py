@@ -224,12 +224,12 @@ class Pupil(nn.Module):
 # (task, samples a batch, frames, share): text alone is soon learnt, clips are dear; each sample shows one visual at most
 MIXTURE = (
     ("rewrite", 64, 1, 0.05),
-    ("caption", 48, 1, 0.32),
-    ("question", 48, 1, 0.32),
+    ("caption", 48, 1, 0.24),
+    ("question", 48, 1, 0.29),
     ("edit_image", 24, 1, 0.12),
-    ("caption", 12, 17, 0.06),
-    ("question", 12, 17, 0.10),
-    ("edit_video", 12, 17, 0.03),
+    ("caption", 12, 17, 0.07),
+    ("question", 12, 17, 0.19),
+    ("edit_video", 12, 17, 0.04),
 )
 
 

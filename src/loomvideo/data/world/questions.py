@@ -37,56 +37,72 @@ DESCRIBE = {
 COUNT = paraphrases(
     """
     how many {things} are there? | how many {things} do you see? | how many {things} can you see? | count the {things}
-    | what is the number of {things}? | how many {things}? | how many {things} are in it?
-    | tell me how many {things} there are | what number of {things} do you see?
+    | what is the number of {things}? | how many {things} are in it? | tell me how many {things} there are
+    | how many {things} does it show? | how many {things} are shown? | say how many {things} there are
+    | how many {things}? | what number of {things} do you see? | tell me the number of {things} | say the number of {things}
+    | tell me how many {things} you see | how many {things} are there in all? | what number of {things} is shown?
     """
 )
 COLOUR = paraphrases(
     """
     what colour is {who}? | which colour is {who}? | which colour does {who} have? | what is the colour of {who}?
-    | what colour does {who} have? | tell me the colour of {who} | tell me which colour {who} is
-    | tell me what colour {who} is
+    | what colour does {who} have? | tell me the colour of {who} | say the colour of {who} | tell me what colour {who} is
+    | say which colour {who} is | what colour do you see on {who}? | in what colour is {who}? | name the colour of {who}
+    | tell me which colour {who} is | say what colour {who} is | tell me what colour {who} has | in which colour is {who}?
     """
 )
 SHAPE = paraphrases(
     """
     what shape is {who}? | which shape is {who}? | which shape does {who} have? | what is the shape of {who}?
-    | what shape does {who} have? | tell me the shape of {who} | tell me which shape {who} is
+    | what shape does {who} have? | tell me the shape of {who} | say what shape {who} is | tell me what shape {who} has
+    | name the shape of {who} | what kind of shape is {who}? | tell me which shape {who} is | say the shape of {who}
+    | say which shape {who} has | tell me what shape {who} is | which kind of shape is {who}?
     """
 )
 WHERE = paraphrases(
     """
     where is {who}? | where do you see {who}? | where can you see {who}? | tell me where {who} is
-    | what is the place of {who}? | in what place is {who}? | in which place is {who}? | what place is {who} in?
-    | which place is {who} in?
+    | what is the place of {who}? | in which place is {who}? | which place is {who} in? | say where {who} is
+    | where in it is {who}? | tell me the place of {who} | say in which place {who} is | tell me where you see {who}
+    | in what place is {who}? | what place is {who} in? | say where you see {who} | tell me in what place {who} is
+    | say the place of {who} | in what place do you see {who}?
     """
 )
 MOTION = paraphrases(
     """
     which way does {who} move? | what does {who} do? | how does {who} move? | what is {who} doing?
-    | how is {who} moving? | which way is {who} moving? | tell me how {who} moves | tell me which way {who} moves
-    | tell me what {who} does | what is the motion of {who}?
+    | how is {who} moving? | which way is {who} moving? | tell me how {who} is moving | tell me which way {who} moves
+    | what is the motion of {who}? | say how {who} moves | tell me what {who} is doing | say which way {who} is moving
+    | describe the motion of {who} | describe how {who} moves | in what way does {who} move? | say what {who} does
+    | tell me what {who} does | tell me how {who} moves | tell me the motion of {who} | say what {who} is doing
+    | describe what {who} does | in which way does {who} move? | tell me which way {who} is moving | describe how {who} is moving
     """
 )
 GROUND = paraphrases(
     """
     what is the background? | what background is there? | what is in the background? | which background is there?
-    | what is the backdrop? | what kind of background is there? | what is behind {who}?
-    | tell me what the background is | describe the background | what do you see behind {who}?
-    | tell me what is behind {who}
+    | what is the backdrop? | what kind of background is there? | what is behind {who}? | what background do you see?
+    | tell me what the background is | describe the background | what do you see behind {who}? | say what the background is
+    | tell me what is in the background | tell me what kind of background there is | describe what is behind {who}
+    | tell me what is behind {who} | say what is behind {who} | which kind of background do you see? | describe the backdrop
+    | say what is in the background
     """
 )
 GROUND_COLOUR = paraphrases(
     """
     what colour is the background? | which colour is the background? | what is the colour of the background?
-    | which colour does the background have? | what colour does the background have?
-    | tell me the colour of the background | what colour is the backdrop? | which colour is the backdrop?
+    | which colour does the background have? | tell me the colour of the background | what colour is the backdrop?
+    | say what colour the background is | tell me which colour the background has | name the colour of the background
+    | what colour does the background have? | which colour is the backdrop? | tell me what colour the background is
+    | what is the colour of the backdrop? | say the colour of the background
     """
 )
 CAMERA = paraphrases(
     """
     what does the camera do? | how does the camera move? | does the camera move? | which way does the camera move?
-    | how is the camera moving? | what is the camera doing? | tell me what the camera does | is the camera moving?
+    | what is the camera doing? | tell me what the camera does | say how the camera moves | is the camera moving?
+    | how is the camera moving? | tell me how the camera moves | say what the camera does | tell me what the camera is doing
+    | which way is the camera moving?
     """
 )
 
