@@ -89,6 +89,18 @@ def test_the_published_yaml_is_the_shipped_stage(stage, tmp_path):
     assert theirs.data.tokens == ours.data.tokens_per_group
 
 
+def test_keys_of_the_published_yaml_that_change_nothing_are_named(tmp_path, caplog):
+    file = tmp_path / "config.yaml"
+    said = published("stage1")
+    said["train"]["flavour"] = "mild"
+    file.write_text(yaml.safe_dump(said))
+    read_config(file)
+    (warning,) = [record.message for record in caplog.records if "change nothing" in record.message]
+    named = set(warning.partition(": ")[2].split(", "))
+    assert {"train.flavour", "data.val.num_frames", "model.und.pretrained_model_path"} <= named
+    assert not {"train.lr", "train.ema.enabled", "train.ema.decay", "data.train.fps"} & named
+
+
 def test_a_published_yaml_with_data_sets_is_its_own_source(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(published("stage1") | {"dataset": {"train": {"world": {"world": "t2i"}}}}))

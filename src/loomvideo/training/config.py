@@ -1,6 +1,7 @@
 """What a training run is told: a YAML file with ``key=value`` overrides, or the published training YAML as it is."""
 
 import difflib
+import logging
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ import yaml
 
 from loomvideo.pipelines import PIPELINES
 from loomvideo.training.freeze import Rule
+
+log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parents[1] / "configs"
 
@@ -356,6 +359,8 @@ PUBLISHED = {
     "log_dir": "run_dir",
 }
 
+EMA_SWITCHES = ("use_ema", "enable_ema", "ema.enable", "ema.enabled", "ema.use")
+
 
 def is_published(raw: Mapping[str, Any]) -> bool:
     """Whether a configuration is the published project's: it says what `gen` and `und` are."""
@@ -367,13 +372,22 @@ def from_published(raw: Mapping[str, Any], *, run_dir: str) -> dict[str, Any]:
     """The published YAML's values under this program's keys.
 
     What stands under `val` and `eval` of its data, and keys that the table does not name, are left out: how the language
-    model looks at frames is the model folder's, and published weights must be imported first (``loomvideo import``).
+    model looks at frames is the model folder's, and published weights must be imported first (``loomvideo import``). A
+    warning names them.
     """
     found: dict[str, Any] = {}
-    for name, value in _flat(raw, stop={"trainable_modules", "betas", "adam_betas", "resolution_buckets", "datasets"}):
+    unused: list[str] = []
+    values = {name: value for name, value in raw.items() if name != "dataset"}  # which the source of samples reads
+    for name, value in _flat(values, stop={"trainable_modules", "betas", "adam_betas", "resolution_buckets"}):
         ours = _ours(name)
-        if ours is not None and value is not None and not name.startswith(("data.val.", "data.eval.")):
+        if name.endswith(EMA_SWITCHES):
+            continue
+        if ours is None or name.startswith(("data.val.", "data.eval.")):
+            unused.append(name)
+        elif value is not None:
             found[ours] = value
+    if unused:
+        log.warning("these keys of the published YAML change nothing here: %s", ", ".join(sorted(unused)))
     if not _ema_on(raw):
         found.pop("ema_decay", None)
     nested: dict[str, Any] = {"run_dir": run_dir}
@@ -409,13 +423,7 @@ def _ours(name: str) -> str | None:
 
 
 def _ema_on(raw: Mapping[str, Any]) -> bool:
-    switches = {
-        name: value for name, value in _flat(raw, set()) if name.rsplit(".", 1)[-1] in ("use_ema", "enable_ema")
-    }
-    switches |= {
-        name: value for name, value in _flat(raw, set()) if name.endswith(("ema.enable", "ema.enabled", "ema.use"))
-    }
-    return all(bool(value) for value in switches.values())
+    return all(bool(value) for name, value in _flat(raw, set()) if name.endswith(EMA_SWITCHES))
 
 
 def trained_rule(config: TrainConfig) -> Rule:
