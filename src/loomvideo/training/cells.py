@@ -11,19 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loomvideo.data.world.render import object_masks
-from loomvideo.data.world.scene import COLOURS, SHAPES, SIZES, Scene
+from loomvideo.data.world.scene import COLOURS, MOTIONS, SHAPES, SIZES, Scene
 
 NOTHING = len(SHAPES)  # the shape of a cell that no object covers
-UNKNOWN = -1  # the shape of a cell of which nobody says what it shows
+UNKNOWN = -1  # the shape of a cell of which nobody says what it shows, and the motion of what cannot be seen to move
 COVERED = 0.04  # of a cell, for an object to be said to be there
-SCORES = (len(SHAPES) + 1, len(COLOURS), len(SIZES), 2)  # shape, colour, size, offset
-WIDTH = 5  # shape, colour, size, and how far the object's centre is away, in cells, down and right
+MOTION = 3  # the column of an object's motion
+SCORES = (len(SHAPES) + 1, len(COLOURS), len(SIZES), len(MOTIONS), 2)  # shape, colour, size, motion, offset
+WIDTH = 6  # shape, colour, size, motion, and how far the object's centre is away, in cells, down and right
 
 
 def cells_of(
     scene: Scene, *, height: int, width: int, num_frames: int, frames: Sequence[Sequence[int]], rows: int, columns: int
 ) -> Tensor:
-    """What a grid of ``rows`` by ``columns`` cells shows (len(frames), rows, columns, 5) over each group of a clip's frames."""
+    """What a grid of ``rows`` by ``columns`` cells shows (len(frames), rows, columns, 6) over each group of a clip's frames."""
     cells = torch.zeros(len(frames), rows, columns, WIDTH)
     cells[..., 0] = NOTHING
     if not scene.objects:
@@ -36,13 +37,21 @@ def cells_of(
     weight = masks.sum((2, 3)).clamp(min=1e-6)
     centres = torch.stack([(masks * y).sum((2, 3)) / weight, (masks * x).sum((2, 3)) / weight], dim=-1)  # (o, f, 2)
     looks = torch.tensor(
-        [[SHAPES.index(o.shape), list(COLOURS).index(o.colour), list(SIZES).index(o.size)] for o in scene.objects]
+        [
+            [
+                SHAPES.index(item.shape),
+                list(COLOURS).index(item.colour),
+                list(SIZES).index(item.size),
+                MOTIONS.index(item.motion) if num_frames > 1 else UNKNOWN,
+            ]
+            for item in scene.objects
+        ]
     ).float()
     here = torch.stack(torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(columns) + 0.5, indexing="ij"), dim=-1)
     covered = most > COVERED
-    cells[..., :3][covered] = looks[which[covered]]
+    cells[..., : MOTION + 1][covered] = looks[which[covered]]
     frame = torch.arange(len(frames))[:, None, None].expand_as(which)
-    cells[..., 3:][covered] = (centres[which, frame] - here)[covered]
+    cells[..., MOTION + 1 :][covered] = (centres[which, frame] - here)[covered]
     return cells
 
 
@@ -54,10 +63,12 @@ class Readout(nn.Module):
         self.readout_head = nn.Linear(dim, sum(SCORES))
 
     def loss(self, tokens: Tensor, cells: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Of tokens (n, d) against cells (n, 5); and which share of the objects' shapes is read rightly."""
+        """Of tokens (n, d) against cells (n, 6); and which share of the objects' shapes and motions is read rightly."""
         known = cells[:, 0] != UNKNOWN
         cells = cells[known]
-        scores = self.readout_head(tokens[known]).float().split(SCORES, dim=-1)
+        # of one size, since the streams of deep networks grow to many times their parts
+        tokens = F.rms_norm(tokens[known], tokens.shape[-1:])
+        scores = self.readout_head(tokens).float().split(SCORES, dim=-1)
         shapes = cells[:, 0].long()
         there = shapes != NOTHING
         objects = max(int(there.sum()), 1)
@@ -65,6 +76,17 @@ class Readout(nn.Module):
         for column in (1, 2):
             wrong = F.cross_entropy(scores[column][there], cells[there, column].long(), reduction="sum")
             loss = loss + 0.3 * wrong / objects
-        loss = loss + 0.3 * F.smooth_l1_loss(scores[3][there], cells[there, 3:], reduction="sum") / (2 * objects)
-        right = (scores[0].argmax(-1) == shapes)[there].float().mean()
-        return loss, {"right_cells": float(right)} if there.any() else {}
+        loss = loss + 0.3 * F.smooth_l1_loss(scores[-1][there], cells[there, MOTION + 1 :], reduction="sum") / (
+            2 * objects
+        )
+        figures = {"right_cells": _right(scores[0], shapes, there)} if there.any() else {}
+        moves = cells[:, MOTION].long()
+        seen = there & (moves != UNKNOWN)
+        if seen.any():
+            loss = loss + 0.3 * F.cross_entropy(scores[MOTION][seen], moves[seen])
+            figures["right_motions"] = _right(scores[MOTION], moves, seen)
+        return loss, figures
+
+
+def _right(scores: Tensor, classes: Tensor, where: Tensor) -> float:
+    return float((scores.argmax(-1) == classes)[where].float().mean())

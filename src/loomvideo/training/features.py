@@ -59,7 +59,7 @@ def write_shard(path: Path, items: Sequence[Prepared]) -> None:
 
 
 def latent_cells(scene: Scene, latents: Tensor) -> Tensor:
-    """What every token of a scene's latents (c, f, y, x) shows (n, 5), float16."""
+    """What every token of a scene's latents (c, f, y, x) shows (n, 6), float16."""
     frames, height, width = latents.shape[1:]
     groups = [[0], *(list(range(first, first + 4)) for first in range(1, 4 * frames - 3, 4))]
     cells = cells_of(

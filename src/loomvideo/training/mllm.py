@@ -7,6 +7,7 @@ request, which condition the denoisers, hold the scene that is wanted.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from loomvideo.models.qwen import (
     subsample,
     video,
 )
-from loomvideo.training.cells import Readout, cells_of
+from loomvideo.training.cells import MOTION, UNKNOWN, Readout, cells_of
 from loomvideo.training.run import Run, RunConfig, batch_scale
 
 VOCABULARY = 1024
@@ -62,6 +63,7 @@ class Sight:
 
 BUILTIN_SIGHT = Sight()
 CELLS_WEIGHT = 0.5  # of the loss on what each visual token shows
+ASKED_LAYER = -3  # whose tokens are asked, too: the layers behind it bring what they know to the answer
 READING_WEIGHT = 0.1  # of the loss on the request's own words; the answer's words weigh one
 
 
@@ -182,7 +184,7 @@ class Lesson:
 
     inputs: ChatInputs
     weights: Tensor  # (b, m)
-    cells: Tensor | None = None  # (visual tokens, 5): shape, colour and size, and how far the object's centre is away
+    cells: Tensor | None = None  # (visual tokens, 6), see training.cells
 
     def to(self, device: torch.device) -> "Lesson":
         return Lesson(
@@ -191,7 +193,10 @@ class Lesson:
 
 
 def shown_cells(drawn: Sample, visual: Visual) -> Tensor:
-    """What each token of a sample's source shows (tokens, 5), in the frames that the tower sees."""
+    """What each token of a sample's source shows (tokens, 6), in the frames that the tower sees.
+
+    How something moves is known behind the last frames alone, since later frames are hidden from earlier tokens.
+    """
     assert drawn.source_scene is not None
     seen = [0]
     if drawn.num_frames > 1:
@@ -207,29 +212,48 @@ def shown_cells(drawn: Sample, visual: Visual) -> Tensor:
         rows=visual.grid[1] // 2,
         columns=visual.grid[2] // 2,
     )
+    cells[:-1, ..., MOTION] = UNKNOWN
     return cells.flatten(0, 2)
 
 
 class Pupil(nn.Module):
-    """The language model and, while it learns to see, a readout of what every visual token shows."""
+    """The language model and, while it learns to see, readouts of what every visual token shows: as it enters, where no
+    motion can be seen, and behind the layer ASKED_LAYER."""
 
     def __init__(self, mllm: Qwen3VLForConditionalGeneration) -> None:
         super().__init__()
         self.mllm = mllm
-        self.readout = Readout(mllm.config.get_text_config().hidden_size)
+        width = mllm.config.get_text_config().hidden_size
+        self.readout, self.later_readout = Readout(width), Readout(width)
+        self.visual_ids = (mllm.config.image_token_id, mllm.config.video_token_id)
         self.seen: list[Tensor] = []
+        self.states: Tensor | None = None
         mllm.model.visual.merger.register_forward_hook(lambda module, inputs, output: self.seen.append(output))
+        mllm.model.language_model.layers[ASKED_LAYER].register_forward_hook(self._keep)
+
+    def _keep(self, layer: nn.Module, inputs: Any, output: Any) -> None:
+        self.states = output[0] if isinstance(output, tuple) else output
+
+    def reading(self, ids: Tensor, cells: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """The readouts' loss after a forward of token ids (b, m) whose visual tokens show ``cells``."""
+        assert self.states is not None
+        still = cells.clone()
+        still[:, MOTION] = UNKNOWN
+        early, figures = self.readout.loss(torch.cat(self.seen), still)
+        visual = torch.isin(ids, torch.tensor(self.visual_ids, device=ids.device))
+        late, later = self.later_readout.loss(self.states[visual], cells)
+        return early + late, figures | {f"later_{name}": value for name, value in later.items()}
 
 
 # (task, samples a batch, frames, share): text alone is soon learnt, clips are dear; each sample shows one visual at most
 MIXTURE = (
     ("rewrite", 64, 1, 0.05),
-    ("caption", 48, 1, 0.24),
-    ("question", 48, 1, 0.29),
-    ("edit_image", 24, 1, 0.12),
-    ("caption", 12, 17, 0.07),
-    ("question", 12, 17, 0.19),
-    ("edit_video", 12, 17, 0.04),
+    ("caption", 48, 1, 0.15),
+    ("question", 48, 1, 0.20),
+    ("edit_image", 24, 1, 0.09),
+    ("caption", 12, 17, 0.12),
+    ("question", 12, 17, 0.32),
+    ("edit_video", 12, 17, 0.07),
 )
 
 
@@ -293,7 +317,7 @@ def mllm_loss(pupil: Pupil, lesson: Lesson) -> tuple[Tensor, dict[str, float]]:
     figures = {f"right_{visual}": float(right), f"answer_{visual}": float(losses[answers].mean().detach())}
     if lesson.cells is None:
         return loss, figures
-    reading, right = pupil.readout.loss(torch.cat(pupil.seen), lesson.cells)
+    reading, right = pupil.reading(lesson.inputs.input_ids, lesson.cells)
     return loss + CELLS_WEIGHT * reading, figures | {f"{name}_{visual}": value for name, value in right.items()}
 
 

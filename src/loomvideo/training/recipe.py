@@ -24,7 +24,7 @@ from loomvideo.training.mllm import BUILTIN_SIGHT, Sight
 from loomvideo.training.objective import dynamic_shift
 
 # One prepared sample: tensors, numbers and text by name. Of every system's: "target" (c, f, y, x) float16, "references",
-# a list of such, "task" and, where a scene is known, "cells" (n, 5) (see training.cells); the rest is its own.
+# a list of such, "task" and, where a scene is known, "cells" (n, 6) (see training.cells); the rest is its own.
 Prepared = dict[str, Any]
 
 
