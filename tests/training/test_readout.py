@@ -5,10 +5,11 @@ from itertools import pairwise
 import pytest
 import torch
 
-from loomvideo.data.world.scene import COLOURS, SHAPES, Background, Object, Scene
-from loomvideo.training.cells import NOTHING, UNKNOWN, Readout, cells_of
-from loomvideo.training.denoiser import AIDED_SHARE, CALM_TIME, aid_at, importance, tempered
+from loomvideo.data.world.scene import COLOURS, MOTIONS, SHAPES, Background, Object, Scene
+from loomvideo.training.cells import MOTION, NOTHING, UNKNOWN, WIDTH, Readout, cells_of
+from loomvideo.training.denoiser import AIDED_SHARE, aid_at, importance
 from loomvideo.training.features import latent_cells
+from loomvideo.training.objective import CALM_TIME, error_weights
 
 SCENE = Scene(
     objects=(Object(shape="star", colour="red", motion="moves right", x=0.25, y=0.5, travel=0.5),),
@@ -59,36 +60,53 @@ def test_aid_fades_to_nothing_before_the_end():
 def test_errors_of_predicted_clean_latents_count_alike_at_all_small_times():
     """As velocities they grow with 1 / t^2."""
     times = torch.tensor([0.05, 0.1, 0.2, CALM_TIME])
-    counted = tempered(times).flatten() / times.square()
+    counted = error_weights("clean", times).flatten() / times.square()
     torch.testing.assert_close(counted, counted[-1].expand(4))
-    assert (tempered(torch.tensor([CALM_TIME, 0.5, 1.0])) == 1).all()
+    assert (error_weights("clean", torch.tensor([CALM_TIME, 0.5, 1.0])) == 1).all()
+
+
+def test_errors_of_predicted_velocities_count_as_they_are():
+    assert (error_weights("velocity", torch.tensor([0.0, 0.1, 1.0])) == 1).all()
 
 
 def test_cells_say_what_stands_where():
     frames = [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]]
     cells = cells_of(SCENE, height=128, width=128, num_frames=17, frames=frames, rows=4, columns=4)
-    assert cells.shape == (5, 4, 4, 5)
+    assert cells.shape == (5, 4, 4, WIDTH)
     there = cells[..., 0] != NOTHING
     assert there.flatten(1).any(1).all()
     assert (cells[there][:, 0] == SHAPES.index("star")).all()
     assert (cells[there][:, 1] == list(COLOURS).index("red")).all()
-    columns = [(cells[f, ..., 4] + torch.arange(4) + 0.5)[there[f]].mean() for f in range(5)]
+    assert (cells[there][:, MOTION] == MOTIONS.index("moves right")).all()
+    columns = [(cells[f, ..., -1] + torch.arange(4) + 0.5)[there[f]].mean() for f in range(5)]
     assert all(later > earlier for earlier, later in pairwise(columns)), "it moves right"
 
 
 def test_every_token_of_a_clips_latents_has_its_cell():
-    assert latent_cells(SCENE, torch.zeros(48, 5, 8, 8)).shape == (80, 5)
+    assert latent_cells(SCENE, torch.zeros(48, 5, 8, 8)).shape == (80, WIDTH)
     empty = Scene(objects=(), background=Background(colours=("blue",)))
     assert (latent_cells(empty, torch.zeros(48, 1, 8, 8))[:, 0] == NOTHING).all()
+
+
+def test_nothing_is_seen_to_move_in_a_picture():
+    cells = cells_of(SCENE, height=128, width=128, num_frames=1, frames=[[0]], rows=4, columns=4)
+    there = cells[..., 0] != NOTHING
+    assert there.any()
+    assert (cells[there][:, MOTION] == UNKNOWN).all()
 
 
 def test_a_readout_learns_from_known_cells_alone():
     torch.manual_seed(0)
     readout, tokens = Readout(6), torch.randn(3, 6)
-    cells = torch.tensor([[1.0, 2, 0, 0.1, 0.2], [NOTHING, 0, 0, 0, 0], [UNKNOWN, 0, 0, 0, 0]])
+    known = [1.0, 2, 0, UNKNOWN, 0.1, 0.2]
+    cells = torch.tensor([known, [NOTHING, 0, 0, 0, 0, 0], [UNKNOWN, 0, 0, 0, 0, 0]])
     loss, right = readout.loss(tokens, cells)
     others = tokens.clone()
     others[2] += 1.0
     assert readout.loss(others, cells)[0] == loss
     assert set(right) == {"right_cells"}
-    assert readout.loss(tokens, torch.full((3, 5), float(UNKNOWN)))[0] == 0
+    assert readout.loss(tokens, torch.full((3, WIDTH), float(UNKNOWN)))[0] == 0
+    moving = torch.cat([torch.tensor([[*known[:MOTION], 4.0, *known[MOTION + 1 :]]]), cells[1:]])
+    more, right = readout.loss(tokens, moving)
+    assert more > loss
+    assert set(right) == {"right_cells", "right_motions"}

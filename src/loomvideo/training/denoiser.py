@@ -23,7 +23,6 @@ SMALLEST_BATCH = 4
 READOUT_WEIGHT = 0.2
 AIDED_SHARE = 0.7
 SMALL_DISTANCE = 0.03  # mean square; a plain ground with a small object differs from its median by so much
-CALM_TIME = 0.3
 Layout = tuple[tuple[int, ...], bool, tuple[tuple[int, ...], ...]]
 
 
@@ -91,7 +90,7 @@ class Apprentice(nn.Module):
         self.output = output
 
     def loss(self, batch: Batch, items: Sequence[Prepared], aid: float) -> tuple[Tensor, dict[str, float]]:
-        """The loss, and what the log says of it: the velocity's mean squared error by thirds of the noise, and by task.
+        """The loss, and what the log says of it: the mean of squared errors by thirds of the noise, and by task.
 
         ``aid`` (1 to 0) is how much the loss favours what is rare in a sample, and how much the readout counts.
         """
@@ -100,7 +99,7 @@ class Apprentice(nn.Module):
         figures = {f"noise_{band}": float(known[bands == band].mean()) for band in bands.unique().tolist()}
         moving = "clip" if batch.latents.shape[2] > 1 else "picture"
         figures |= {"error": float(known.mean()), f"{items[0]['task']}_{moving}": float(known.mean())}
-        loss = (errors * importance(batch.latents, self.recipe.given(batch), aid) * tempered(batch.time)).mean()
+        loss = (errors * importance(batch.latents, self.recipe.given(batch), aid)).mean()
         cells = [item["cells"].float() for item in items if "cells" in item]
         if aid and len(cells) == len(items):
             shown = torch.stack(cells).to(errors.device)
@@ -126,12 +125,6 @@ def importance(latents: Tensor, given: Tensor | None, aid: float) -> Tensor:
     rare = 1 + 3 * aid * (distance / typical.clamp(min=1e-6)).clamp(max=4)
     weights = rare / rare.mean((2, 3, 4), keepdim=True) / (typical + SMALL_DISTANCE)
     return weights / weights.mean()
-
-
-def tempered(time: Tensor) -> Tensor:
-    """Weights (b, 1, 1, 1, 1) of errors at times (b,): those of predicted clean latents grow with 1 / t^2 as velocities, and
-    below CALM_TIME they are left as they are, since what is learnt there is texture alone."""
-    return (time / CALM_TIME).clamp(max=1).square()[:, None, None, None, None]
 
 
 def aid_at(progress: float) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 from loomvideo.models.wan import LoomVideoTransformer3DModel
 
 MIN_NOISE = 1e-3  # the noise that remains at t = 0
+CALM_TIME = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,16 @@ def velocity_target(latents: Tensor, noise: Tensor, *, min_noise: float = MIN_NO
     return (1 - min_noise) * noise - latents
 
 
+def error_weights(prediction: str, time: Tensor) -> Tensor:
+    """Weights (b, 1, 1, 1, 1) of squared velocity errors at times (b,).
+
+    A predicted velocity's are one. Those of predicted clean latents grow with 1 / t^2 as velocities; below CALM_TIME they
+    count as they are there, since what is learnt at so little noise is texture alone.
+    """
+    calm = torch.ones_like(time) if prediction == "velocity" else (time / CALM_TIME).clamp(max=1).square()
+    return calm[:, None, None, None, None]
+
+
 def predict_velocity(transformer: LoomVideoTransformer3DModel, group: Group) -> Tensor:
     conditions = transformer.prepare(
         group.layers,
@@ -65,9 +76,9 @@ def predict_velocity(transformer: LoomVideoTransformer3DModel, group: Group) -> 
 
 
 def squared_errors(transformer: LoomVideoTransformer3DModel, group: Group) -> Tensor:
-    """Squared velocity errors (b, c, f, y, x), float32: to be accumulated over groups."""
+    """Weighted squared velocity errors (b, c, f, y, x), float32: to be accumulated over groups."""
     error = predict_velocity(transformer, group) - velocity_target(group.latents, group.noise)
-    return error.float().square()
+    return error.float().square() * error_weights(transformer.config["prediction"], group.time)
 
 
 def flow_matching_loss(transformer: LoomVideoTransformer3DModel, groups: Sequence[Group]) -> Tensor:

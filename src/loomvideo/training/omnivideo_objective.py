@@ -19,7 +19,7 @@ from loomvideo.conditioning.context import LAYOUTS, assemble
 from loomvideo.models.context_rows import QueryTransformer, SourceTokenizer
 from loomvideo.models.omnivideo import OmniVideoTransformer3DModel
 from loomvideo.training.context_objective import NUM_LEVELS, alignment_loss, next_token_loss
-from loomvideo.training.objective import add_noise, velocity_target
+from loomvideo.training.objective import add_noise, error_weights, velocity_target
 
 Aim = Literal["answer", "align", "space", "flow"]
 
@@ -96,9 +96,10 @@ def squared_errors(model: OmniVideoModel, mllm: PreTrainedModel, batch: ContextB
 
 
 def flow_errors(model: OmniVideoModel, mllm: PreTrainedModel, batch: ContextBatch) -> Tensor:
-    """Squared velocity errors (b, c, f, y, x); their weight is in how often a level is drawn (`sample_levels`)."""
+    """Squared velocity errors (b, c, f, y, x), weighted as the denoiser's prediction asks; what the levels themselves weigh
+    is in how often they are drawn (`sample_levels`)."""
     error = predict_velocity(model, mllm, batch) - velocity_target(batch.latents, batch.noise, min_noise=0)
-    return error.float().square()
+    return error.float().square() * error_weights(model.transformer.config["prediction"], batch.time)
 
 
 def predict_velocity(model: OmniVideoModel, mllm: PreTrainedModel, batch: ContextBatch) -> Tensor:

@@ -19,7 +19,7 @@ from loomvideo.conditioning.queries import positions_with_queries
 from loomvideo.models.connector import QueryConnector
 from loomvideo.models.hunyuan import VinoTransformer3DModel
 from loomvideo.models.qwen import Visual, up_to_last_layer
-from loomvideo.training.objective import add_noise, velocity_target
+from loomvideo.training.objective import add_noise, error_weights, velocity_target
 
 TIMESTEPS = 999.0  # what the denoiser is told at time 1
 
@@ -122,6 +122,6 @@ def predict_velocity(model: VinoModel, mllm: PreTrainedModel, group: QueryGroup)
 
 
 def squared_errors(model: VinoModel, mllm: PreTrainedModel, group: QueryGroup) -> Tensor:
-    """Squared velocity errors (b, c, f, y, x) of the target alone, float32."""
+    """Weighted squared velocity errors (b, c, f, y, x) of the target alone, float32."""
     error = predict_velocity(model, mllm, group) - velocity_target(group.latents, group.noise, min_noise=0)
-    return error.float().square()
+    return error.float().square() * error_weights(model.transformer.config["prediction"], group.time)
