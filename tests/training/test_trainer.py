@@ -196,7 +196,7 @@ RUN = """\
 import sys, time
 sys.path.insert(0, sys.argv[1])
 import torch
-torch.set_num_threads(1)
+torch.set_num_threads(int(sys.argv[4]))
 from tiny_training import TinyBatches, config, train
 
 class Slow(TinyBatches):
@@ -210,7 +210,9 @@ train(config(sys.argv[2], steps=int(sys.argv[3]), checkpoints={"every": 1}), bat
 
 def started(folder, steps):
     here = str(Path(tiny_training.__file__).parent)
-    return subprocess.Popen([sys.executable, "-c", RUN, here, str(folder), str(steps)], stderr=subprocess.DEVNULL)
+    threads = torch.get_num_threads()  # whose number decides how sums are rounded
+    command = [sys.executable, "-c", RUN, here, str(folder), str(steps), str(threads)]
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
 
 def wait_for(condition, process, seconds=60):
