@@ -105,3 +105,12 @@ def test_thinking_that_loses_a_reference_is_not_followed(generate, answers, inpu
     assert "was not used, it lost Image 1" in made.out
     plain = generate(*reference, "--output", tmp_path / "plain.mp4")
     assert plain.status == made.status == 0
+
+
+def test_a_memory_limit_holds_for_what_reads_alone(describe, answers, inputs):
+    """The denoiser and the VAE are not loaded, so they are not counted."""
+    answers("two circles")
+    told = describe(inputs / "a.png", "--memory-limit", "20GB")
+    assert told.out == "twocircles\n"
+    assert "needed of 20.00 GB" in told.err
+    assert "this model needs" in describe(inputs / "a.png", "--memory-limit", "1MB").err

@@ -1,7 +1,7 @@
 """One model, loaded when it is first needed, and what it makes of requests."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -54,11 +54,7 @@ class Session:
         from loomvideo.models.attention import choose_kernel
         from loomvideo.team import form_team
 
-        pipeline = self._with_loras()
-        if self.memory_limit is not None:
-            pipeline = self._within_limit(pipeline, self.memory_limit)
-        else:
-            pipeline.to(self.device)
+        pipeline = self._placed(self._with_loras)
         if self.options.get("compile"):
             pipeline.compile_denoisers()
         pipeline.team = form_team(self.device)
@@ -77,20 +73,24 @@ class Session:
             pipeline.store_weights(self.options["weights"])
         return pipeline
 
-    def _within_limit(self, pipeline: "VideoPipeline", limit: int) -> "VideoPipeline":
-        """The pipeline, arranged to keep within a limit; in bfloat16 where no more was asked for and nothing else does."""
+    def _placed(self, load: Callable[[], "VideoPipeline"]) -> "VideoPipeline":
+        """What is loaded, on its device, or arranged to keep within the memory limit; in bfloat16 where no more was asked
+        for and nothing else does."""
         import torch
 
         from loomvideo.systems import memory
 
+        pipeline = load()
+        if self.memory_limit is None:
+            return pipeline.to(self.device)
         try:
-            arrangement = memory.arrange(pipeline, limit, self.device)
+            arrangement = memory.arrange(pipeline, self.memory_limit, self.device)
         except memory.MemoryLimitError:
             if "dtype" in self.options or self.dtype != torch.float32:
                 raise
             self.dtype = torch.bfloat16
-            pipeline = self._with_loras()
-            arrangement = memory.arrange(pipeline, limit, self.device)
+            pipeline = load()
+            arrangement = memory.arrange(pipeline, self.memory_limit, self.device)
         memory.apply(pipeline, arrangement, self.device)
         self.progress.tell(f"{arrangement}; {str(self.dtype).removeprefix('torch.')}")
         return pipeline
@@ -103,7 +103,7 @@ class Session:
         from loomvideo.checkpoint import components
 
         others = [name for name, kind in components(self.folder).items() if issubclass(kind, nn.Module)]
-        return self._load(**{name: None for name in others if name != "mllm"}).to(self.device)
+        return self._placed(lambda: self._load(**{name: None for name in others if name != "mllm"}))
 
     def _load(self, **components: Any) -> "VideoPipeline":
         from diffusers.utils import logging as diffusers_logging

@@ -73,7 +73,7 @@ def arrange(pipeline: VideoPipeline, limit: int, device: torch.device) -> Arrang
     raise MemoryLimitError(
         f"memory limit {gigabytes(limit)}: this model needs {gigabytes(least / (1 - RESERVE))} for "
         f"{pipeline.limits.max_frames} frames of {pipeline.limits.max_area:,} pixels in "
-        f"{str(pipeline.transformer.dtype).removeprefix('torch.')}; use a larger limit or a smaller model"
+        f"{str(pipeline.mllm.dtype).removeprefix('torch.')}; use a larger limit or a smaller model"
     )
 
 
@@ -122,7 +122,8 @@ def _stages(pipeline: VideoPipeline, batch_branches: bool) -> dict[str, int]:
     stages["mllm"] = CONTEXT_ROWS * per_row * pipeline.mllm.dtype.itemsize
     for name in stages.keys() & DENOISERS:
         stages[name] = _denoising(pipeline, pipeline.components[name], batch_branches)
-    stages["vae"] = _decoding(pipeline)
+    if "vae" in stages:
+        stages["vae"] = _decoding(pipeline)
     return stages
 
 

@@ -43,7 +43,7 @@ from loomvideo.training.recipe import (
 )
 
 FLOW_SHIFT = 3.0
-TOKENS_A_BATCH = {"cpu": 1_152, "cuda": 24_576}  # of targets: 1,152 are 72 pictures or 14 clips of 128 x 128 x 17
+TOKENS_A_BATCH = {"cpu": 2_048, "cuda": 24_576}  # of targets: 128 pictures or 25 clips of 128 x 128 x 17 on a CPU
 LIMITS = {
     **WORLD_LIMITS,
     "max_references": 0,
