@@ -1,13 +1,16 @@
 """Questions about clips and pictures, and requests that are thought about first."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from loomvideo import LoomVideoPipeline
 from loomvideo.models.reader import Decoding
 from loomvideo.systems.pipeline import VideoPipeline
+from loomvideo.systems.request import Request, plan
 
 
 @pytest.fixture
@@ -114,3 +117,22 @@ def test_a_memory_limit_holds_for_what_reads_alone(describe, answers, inputs):
     assert told.out == "twocircles\n"
     assert "needed of 20.00 GB" in told.err
     assert "this model needs" in describe(inputs / "a.png", "--memory-limit", "1MB").err
+
+
+def test_frames_that_are_streamed_are_thought_about_too(tiny_model, answers):
+    """As those that are made at once; `evaluate` streams."""
+    answers("a-red-star")
+    pipeline = LoomVideoPipeline.from_pretrained(tiny_model)
+    pipeline.set_progress_bar_config(disable=True)
+    asked = plan(Request(prompt="a star", num_frames=1, num_inference_steps=1, seed=0, think=True), pipeline.limits)
+    made = pipeline.generate(asked)
+    assert made.plan.prompt == "a-red-star"
+    stages = []
+    streamed = np.concatenate(list(pipeline.stream(asked, callback_on_stage=stages.append)))
+    assert stages[0] == "think"
+    told, plain = (
+        np.concatenate(list(pipeline.stream(replace(asked, think=False, prompt=prompt))))
+        for prompt in ("a-red-star", "a star")
+    )
+    assert np.array_equal(streamed, told)
+    assert not np.array_equal(streamed, plain)

@@ -185,13 +185,9 @@ class VideoPipeline(DiffusionPipeline):
         Of a team, every rank calls this with the same plan; where the VAE is not Wan's, the leading one alone has frames.
         """
         begin = callback_on_stage or (lambda stage: None)
-        if self.team is not None:
-            plan = replace(plan, seed=self.team.agree(plan.seed))
+        plan = self._agreed(plan, begin)
         generator = generator or torch.Generator().manual_seed(plan.seed)
         noise = self.draw_noise(plan, generator) if latents is None else latents
-        if plan.think:
-            begin("think")
-            plan = self.think(plan)
         finished = self.latents_in_turn(
             plan,
             noise,
@@ -221,8 +217,7 @@ class VideoPipeline(DiffusionPipeline):
         Of a team, every rank must go through all of it; only the leading one is given frames.
         """
         begin = callback_on_stage or (lambda stage: None)
-        if self.team is not None:
-            plan = replace(plan, seed=self.team.agree(plan.seed))
+        plan = self._agreed(plan, begin)
         noise = self.draw_noise(plan, torch.Generator().manual_seed(plan.seed))
         finished = self.latents_in_turn(
             plan,
@@ -239,6 +234,15 @@ class VideoPipeline(DiffusionPipeline):
             if len(shown) and (self.team is None or self.team.leads):
                 yield (255 * shown).round().byte().cpu().numpy()
         self.maybe_free_model_hooks()
+
+    def _agreed(self, plan: Plan, begin: Callable[[str], None]) -> Plan:
+        """The plan as it is carried out: of one seed on all ranks, and thought about where that was asked for."""
+        if self.team is not None:
+            plan = replace(plan, seed=self.team.agree(plan.seed))
+        if plan.think:
+            begin("think")
+            plan = self.think(plan)
+        return plan
 
     def latents_in_turn(
         self,
