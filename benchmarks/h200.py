@@ -37,7 +37,7 @@ from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.sampling.sampler import Branch, sample
 from loomvideo.systems.loomvideo import LoomVideoPipeline
 from loomvideo.systems.memory import apply, arrange, parse_limit
-from loomvideo.systems.request import SPEEDS, Request, plan
+from loomvideo.systems.request import SPEEDS, Request, plan, steps_at
 
 FULL = {
     "tokens": 512,
@@ -137,9 +137,8 @@ class Bench:
         self.compile(model)
         seconds = {}
         for task, branches in (("text-to-video", 2), ("edit", 3)):
-            for speed, part in SPEEDS.items():
-                steps = max(1, self.size["steps"] // part)
-                run = self.sampling(model, branches, steps)
+            for speed in SPEEDS:
+                run = self.sampling(model, branches, steps_at(speed, self.size["steps"]))
                 run()  # the first compiles
                 seconds[f"{task}, {speed}"] = self.median(run, repeats=1)
         return seconds

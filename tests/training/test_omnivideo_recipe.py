@@ -56,6 +56,7 @@ def recipe():
 def make_model(head_dim=12, lm_head=None):
     torch.manual_seed(0)
     transformer = OmniVideoTransformer3DModel(
+        patch_size=(1, 1, 1),
         num_attention_heads=2,
         attention_head_dim=head_dim,
         in_channels=48,

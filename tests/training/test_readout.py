@@ -82,8 +82,8 @@ def test_cells_say_what_stands_where():
     assert all(later > earlier for earlier, later in pairwise(columns)), "it moves right"
 
 
-def test_every_token_of_a_clips_latents_has_its_cell():
-    assert latent_cells(SCENE, torch.zeros(48, 5, 8, 8)).shape == (80, WIDTH)
+def test_every_place_of_a_clips_latents_has_its_cell():
+    assert latent_cells(SCENE, torch.zeros(48, 5, 8, 8)).shape == (320, WIDTH)
     empty = Scene(objects=(), background=Background(colours=("blue",)))
     assert (latent_cells(empty, torch.zeros(48, 1, 8, 8))[:, 0] == NOTHING).all()
 

@@ -55,6 +55,7 @@ def make_model(head_dim=16, axes=(4, 6, 6)):
         num_single_layers=1,
         num_refiner_layers=2,
         mlp_ratio=2.0,
+        patch_size=1,
         text_embed_dim=24,
         pooled_projection_dim=8,
         rope_axes_dim=axes,

@@ -98,7 +98,12 @@ def edit(arguments: argparse.Namespace) -> str:
 
     rows, exact = [], None
     for name in precisions_of(arguments.precisions):
-        ours, published = edit_request(arguments, getattr(torch, name))
+        denoiser, dtype = network(arguments), getattr(torch, name)
+        cast(denoiser, dtype)
+        ours, published = edit_request(denoiser, arguments, dtype)
+        most = [measure.count_bytes(way) for way in (published, ours)]
+        if arguments.compile:
+            denoiser.compile_repeated_blocks(dynamic=True)
         timings, results = measure.side_by_side({"published": published, "here": ours}, arguments.repeats)
         exact = results["here"].double() if exact is None else exact
         rows.append(
@@ -108,7 +113,7 @@ def edit(arguments: argparse.Namespace) -> str:
                 *ratios(timings["published"], timings["here"]),
                 f"{float((results['here'] - results['published']).abs().max()):.1e}",
                 f"{measure.relative_distance(results['here'], exact):.1e}",
-                *(f"{measure.count_bytes(way) / 2**20:.0f}" for way in (published, ours)),
+                *(f"{size / 2**20:.0f}" for size in most),
             ]
         )
     head = ["precision", "published s", "here s", "ratio", "by processor time", "largest difference"]
@@ -116,6 +121,7 @@ def edit(arguments: argparse.Namespace) -> str:
     told = (
         f"{arguments.tokens} tokens, {arguments.context} of context, width {arguments.width}, {arguments.layers} layers"
     )
+    told += ", compiled here" if arguments.compile else ""
     return f"An edit, 3 branches, {arguments.steps} steps, {told}:\n\n{measure.table(head, rows)}"
 
 
@@ -123,13 +129,14 @@ def ratios(slow: "Timing", fast: "Timing") -> list[str]:
     return [f"{slow.seconds / fast.seconds:.2f}", f"{slow.processor_seconds / fast.processor_seconds:.2f}"]
 
 
-def edit_request(arguments: argparse.Namespace, dtype: "torch.dtype") -> tuple[Any, Any]:
+def edit_request(
+    denoiser: "LoomVideoTransformer3DModel", arguments: argparse.Namespace, dtype: "torch.dtype"
+) -> tuple[Any, Any]:
     """Velocities of all branches and steps, here and the published way, both with all that a request computes."""
     import torch
 
     from loomvideo.evaluation.published_way import PublishedWay
 
-    denoiser = network(arguments)
     source = latents_of(arguments.tokens)
     layers = [
         [torch.randn(1, arguments.context, CONTEXT_DIM).to(dtype) for _ in range(arguments.layers)] for _ in range(3)
@@ -137,7 +144,6 @@ def edit_request(arguments: argparse.Namespace, dtype: "torch.dtype") -> tuple[A
     noisy = torch.randn_like(source).to(dtype)
     sources = [None, source.to(dtype), source.to(dtype)]
     levels = [torch.tensor([level]) for level in NOISE_LEVELS[: arguments.steps]]
-    cast(denoiser, dtype)
     network_there = PublishedWay(denoiser)
 
     def here() -> Any:
@@ -259,13 +265,15 @@ def source_steps(denoiser: "LoomVideoTransformer3DModel", arguments: argparse.Na
 
 def speed(arguments: argparse.Namespace) -> str:
     """Time up to the latents, and PSNR of the decoded frames to the exact ones, over a few requests."""
+    from dataclasses import replace
+
     import torch
 
     from loomvideo.cli.options import MODEL_OPTIONS
     from loomvideo.cli.progress import Silence
     from loomvideo.cli.session import Session
     from loomvideo.evaluation import speed as measure
-    from loomvideo.systems.request import plan
+    from loomvideo.systems.request import SPEEDS, plan
 
     session = Session(given(arguments, MODEL_OPTIONS), Silence())
     session.load()
@@ -279,9 +287,10 @@ def speed(arguments: argparse.Namespace) -> str:
         denoiser.register_forward_hook(lambda _, given, __: at_work.append(len(given[0])))
     steps = []
     for request in asked:
-        decided = plan(request, session.limits)
+        plans = {name: plan(replace(request, speed=name), session.limits) for name in SPEEDS}
+        decided = plans["exact"]
         steps.append(decided.num_inference_steps)
-        runs = {name: sampler(session, request, *way) for name, way in ways.items()}
+        runs = {name: sampler(session, plans[own], shortcuts) for name, (own, shortcuts) in ways.items()}
         for name, run in runs.items():
             at_work.clear()
             most[name] = max(most[name], measure.count_bytes(run))
@@ -312,7 +321,7 @@ def speed(arguments: argparse.Namespace) -> str:
 
 
 def approximations() -> "dict[str, tuple[str, Shortcuts]]":
-    """What is compared, by name: a request's speed, and shortcuts of its steps."""
+    """What is compared, by name: the speed of a plan, and shortcuts of its steps."""
     from loomvideo.sampling.caches import EXACT, Shortcuts
     from loomvideo.systems.request import SPEEDS
 
@@ -349,13 +358,8 @@ def requests(arguments: argparse.Namespace, session: Any) -> list[Any]:
     ]
 
 
-def sampler(session: Any, request: Any, speed: str, shortcuts: "Shortcuts") -> Any:
-    """What makes the latents of a request."""
-    from dataclasses import replace
-
-    from loomvideo.systems.request import plan
-
-    decided = plan(replace(request, speed=speed), session.limits)
+def sampler(session: Any, decided: Any, shortcuts: "Shortcuts") -> Any:
+    """What makes the latents of a plan."""
     return lambda: session.pipeline.generate(decided, output_type="latent", shortcuts=shortcuts).frames
 
 

@@ -184,7 +184,7 @@ def add_speed(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--speed",
         choices=tuple(SPEEDS),
-        help="balanced takes half of the model's steps, fast a quarter (default: exact)",
+        help="balanced takes two fifths of the model's steps, fast a sixth (default: exact)",
     )
 
 

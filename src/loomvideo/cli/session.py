@@ -106,10 +106,12 @@ class Session:
         return self._placed(lambda: self._load(**{name: None for name in others if name != "mllm"}))
 
     def _load(self, **components: Any) -> "VideoPipeline":
+        import torch
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging
 
         from loomvideo.checkpoint import pipeline_class
+        from loomvideo.models.vae import use_channels_last
 
         for library in (diffusers_logging, transformers_logging):
             library.disable_progress_bar()
@@ -117,6 +119,8 @@ class Session:
         self.progress.stage("loading the model")
         found = pipeline_class(self.options["system"])
         pipeline = found.from_pretrained(self.folder, dtype=self.dtype, **components)
+        if pipeline.vae is not None and (self.device.type, self.dtype) == ("cpu", torch.bfloat16):
+            use_channels_last(pipeline.vae)  # a fifth faster; in float32 decoding is slower by as much
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

@@ -11,11 +11,20 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLHunyuanVideo, AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
-from torch import Tensor
+from torch import Tensor, nn
 
 from loomvideo.models.offload import fetch, working_device
 
 VAE = AutoencoderKLWan | AutoencoderKLHunyuanVideo
+
+
+def use_channels_last(vae: VAE) -> None:
+    """Lay the filters out with their channels side by side, which changes no result but for rounding."""
+    for module in vae.modules():
+        if isinstance(module, nn.Conv3d):
+            module.weight.data = module.weight.data.to(memory_format=torch.channels_last_3d)
+        elif isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
 
 
 def to_pixels(frames: np.ndarray) -> Tensor:

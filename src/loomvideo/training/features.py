@@ -59,7 +59,7 @@ def write_shard(path: Path, items: Sequence[Prepared]) -> None:
 
 
 def latent_cells(scene: Scene, latents: Tensor) -> Tensor:
-    """What every token of a scene's latents (c, f, y, x) shows (n, 6), float16."""
+    """What every place of a scene's latents (c, f, y, x) shows (f * y * x, 6), float16."""
     frames, height, width = latents.shape[1:]
     groups = [[0], *(list(range(first, first + 4)) for first in range(1, 4 * frames - 3, 4))]
     cells = cells_of(
@@ -68,8 +68,8 @@ def latent_cells(scene: Scene, latents: Tensor) -> Tensor:
         width=4 * width,
         num_frames=4 * frames - 3,
         frames=groups,
-        rows=height // 2,
-        columns=width // 2,
+        rows=height,
+        columns=width,
     )
     return cells.flatten(0, 2).half()
 

@@ -49,7 +49,10 @@ TASKS = {
     "mi2v": Task.MULTI_IMAGE_TO_VIDEO,
 }
 FLOW_SHIFT = 3.0
-TOKENS_A_BATCH = {"cpu": 2048, "cuda": 24_576}  # of the denoiser: 128 pictures or 25 clips of 128 x 128 x 17
+TOKENS_A_BATCH = {
+    "cpu": 1024,
+    "cuda": 12_288,
+}  # of 2x2 latents, as published: 64 pictures or 12 clips of 128 x 128 x 17
 # Of an edit the first step knows most: a young denoiser loses some of the source in every further one.
 EDIT_STEPS = {"num_inference_steps": 4}
 LIMITS = {**WORLD_LIMITS, "task_defaults": {"edit": EDIT_STEPS, "ref_edit": EDIT_STEPS}}
@@ -165,7 +168,10 @@ class LoomVideoRecipe:
 
 
 def build_denoiser() -> LoomVideoTransformer3DModel:
+    """The built-in size, new. A token is one place of the latents: an object of the little world would fit into one of the
+    published 2x2, and its shape with it."""
     model = LoomVideoTransformer3DModel(
+        patch_size=(1, 1, 1),
         num_attention_heads=7,
         attention_head_dim=32,
         in_channels=48,

@@ -43,7 +43,10 @@ from loomvideo.training.recipe import (
 )
 
 FLOW_SHIFT = 3.0
-TOKENS_A_BATCH = {"cpu": 2_048, "cuda": 24_576}  # of targets: 128 pictures or 25 clips of 128 x 128 x 17 on a CPU
+TOKENS_A_BATCH = {
+    "cpu": 1_024,
+    "cuda": 12_288,
+}  # of 2x2 latents, as published: 64 pictures or 12 clips of 128 x 128 x 17
 LIMITS = {
     **WORLD_LIMITS,
     "max_references": 0,
@@ -233,11 +236,12 @@ def draw_as(transformer: OmniVideoTransformer3DModel, folder: Path) -> None:
 def build_model() -> OmniVideoModel:
     """The built-in size, new: the denoiser is as large as LoomVideo's, whose weights it can begin with.
 
-    Patches of the source are as large as those of the target: a row of 192 numbers holds all of one. The 192 rows of a
+    A row of 192 numbers holds a patch of the source whole; a patch is four of the target's tokens. The 192 rows of a
     context are room for a clip's source (80), its vision rows (32) and 80 tokens of the longest prompts.
     """
     width = 192  # of the language model, hence of rows without a text encoder, and of its tower
     transformer = OmniVideoTransformer3DModel(
+        patch_size=(1, 1, 1),
         num_attention_heads=7,
         attention_head_dim=32,
         in_channels=48,
