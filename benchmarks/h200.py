@@ -37,7 +37,8 @@ from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.sampling.sampler import Branch, sample
 from loomvideo.systems.loomvideo import LoomVideoPipeline
 from loomvideo.systems.memory import apply, arrange, parse_limit
-from loomvideo.systems.request import SPEEDS, Request, plan, steps_at
+from loomvideo.systems.plan import plan
+from loomvideo.systems.request import SPEEDS, Request, steps_at
 
 FULL = {
     "tokens": 512,

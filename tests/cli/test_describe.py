@@ -10,7 +10,8 @@ import torch
 from loomvideo import LoomVideoPipeline
 from loomvideo.models.reader import Decoding
 from loomvideo.systems.pipeline import VideoPipeline
-from loomvideo.systems.request import Request, plan
+from loomvideo.systems.plan import plan
+from loomvideo.systems.request import Request
 
 
 @pytest.fixture

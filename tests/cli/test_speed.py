@@ -11,7 +11,8 @@ from loomvideo import LoomVideoPipeline
 from loomvideo.media.clip import read_metadata, read_picture
 from loomvideo.models.eight_bits import EightBitsError, weight_bytes
 from loomvideo.sampling.caches import EXACT, Shortcuts
-from loomvideo.systems.request import LEAST_STEPS, SPEEDS, ModelLimits, Request, RequestError, plan
+from loomvideo.systems.plan import plan
+from loomvideo.systems.request import LEAST_STEPS, SPEEDS, ModelLimits, Request, RequestError
 
 STEPS = 8
 

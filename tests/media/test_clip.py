@@ -524,7 +524,7 @@ def test_a_missing_output_folder_is_made_and_a_check_leaves_nothing_in_it(tmp_pa
 
 
 def test_the_package_can_be_imported_where_there_is_no_ffmpeg():
-    program = "import sys; sys.modules['av'] = None; import loomvideo.systems.request"
+    program = "import sys; sys.modules['av'] = None; import loomvideo.systems.plan"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from loomvideo.models.prediction import LEAST_TIME, velocity_of
-from loomvideo.systems.request import Request, plan
+from loomvideo.systems.plan import plan
+from loomvideo.systems.request import Request
 
 SHAPE = (2, 3, 1, 4, 4)
 

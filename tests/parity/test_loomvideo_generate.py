@@ -12,7 +12,8 @@ from loomvideo.models.chat import tokenise
 from loomvideo.models.vae import denormalise, to_pixels
 from loomvideo.systems import loomvideo as system
 from loomvideo.systems.loomvideo import LoomVideoPipeline
-from loomvideo.systems.request import Plan, Task
+from loomvideo.systems.plan import Plan
+from loomvideo.systems.request import Task
 
 LIMITS = {"fps": 24.0, "area": 32 * 32, "max_area": 1 << 20, "max_frames": 121, "default_frames": 81}
 BRANCHES = {1: ["full"], 2: ["uncond", "full"], 3: ["uncond", "visual", "full"]}  # from least to most conditioned

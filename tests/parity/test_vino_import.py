@@ -14,7 +14,8 @@ from loomvideo.cli.import_steps import import_weights
 from loomvideo.cli.import_vino import VinoWeights
 from loomvideo.media.frames import even_frames
 from loomvideo.systems import vino
-from loomvideo.systems.request import Plan, Task
+from loomvideo.systems.plan import Plan
+from loomvideo.systems.request import Task
 
 TASKS = {
     "t2i": Task.TEXT_TO_IMAGE,

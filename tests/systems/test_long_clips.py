@@ -9,7 +9,8 @@ import torch
 
 from loomvideo import LoomVideoPipeline
 from loomvideo.sampling.windows import windows
-from loomvideo.systems.request import Request, RequestError, latent_frames, plan
+from loomvideo.systems.plan import latent_frames, plan
+from loomvideo.systems.request import Request, RequestError
 
 CLIP = np.random.default_rng(0).integers(0, 256, (40, 40, 56, 3), dtype=np.uint8)
 SYSTEMS = ("loomvideo", "vino", "omnivideo", "omnivideo2")

@@ -13,7 +13,8 @@ from loomvideo.models.reader import QwenReader, add_markers, marker
 from loomvideo.models.umt5 import encode_texts
 from loomvideo.sampling.guidance import standard_scale
 from loomvideo.systems.omnivideo import OmniVideoPipeline
-from loomvideo.systems.request import Request, RequestError, plan
+from loomvideo.systems.plan import plan
+from loomvideo.systems.request import Request, RequestError
 from omnivideo_parts import LIMITS, TEXT_DIM, filled, first_release, second_release, tiny_queries
 
 CLIP = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)

@@ -14,7 +14,8 @@ from loomvideo import LoomVideoPipeline, LoomVideoTransformer3DModel
 from loomvideo.models.chat import chat, tokenise
 from loomvideo.sampling.sampler import NotFiniteError
 from loomvideo.systems.loomvideo import batch_contexts
-from loomvideo.systems.request import Request, plan
+from loomvideo.systems.plan import plan
+from loomvideo.systems.request import Request
 
 WIDTH, LAYERS, CHANNELS = 16, 4, 4
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]

@@ -15,7 +15,8 @@ from loomvideo.media.clip import Clip, MediaError, write_clip, write_picture
 from loomvideo.media.letterbox import box_size
 from loomvideo.media.resize import cover_crop
 from loomvideo.systems.loomvideo import prefixed
-from loomvideo.systems.request import ModelLimits, Request, RequestError, Task, plan
+from loomvideo.systems.plan import plan
+from loomvideo.systems.request import ModelLimits, Request, RequestError, Task
 
 REAL_CLIPS = Path(__file__).parents[3] / "shared" / "media"
 SMALL = ModelLimits(fps=8, area=128 * 128, max_frames=33, default_frames=17, max_area=256 * 256)
@@ -416,7 +417,7 @@ def test_options_are_checked_before_files_are_opened():
 
 def test_all_headers_are_read_before_a_pixel_is(tmp_path, monkeypatch):
     write_clip(tmp_path / "in.mp4", CLIP)
-    monkeypatch.setattr("loomvideo.systems.request.read_frames", lambda *_: pytest.fail("a file was decoded"))
+    monkeypatch.setattr("loomvideo.systems.plan.read_frames", lambda *_: pytest.fail("a file was decoded"))
     assert "missing.png" in refusal(source=tmp_path / "in.mp4", references=["missing.png"])
 
 

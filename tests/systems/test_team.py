@@ -9,7 +9,8 @@ import torch.distributed as dist
 
 from loomvideo import LoomVideoPipeline, VinoPipeline
 from loomvideo.models.vae import decode
-from loomvideo.systems.request import Request, plan
+from loomvideo.systems.plan import plan
+from loomvideo.systems.request import Request
 from loomvideo.team import Team
 from omnivideo_parts import first_release, second_release
 from two_ranks import run

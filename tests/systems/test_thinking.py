@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loomvideo.systems.request import MAX_PROMPT, ModelLimits, Request, plan
+from loomvideo.systems.plan import plan
+from loomvideo.systems.request import MAX_PROMPT, ModelLimits, Request
 from loomvideo.systems.thinking import THINKING, combine, mentions, question, rethought
 
 LIMITS = ModelLimits(fps=8, area=64 * 64, max_area=64 * 64, max_frames=9, default_frames=5)

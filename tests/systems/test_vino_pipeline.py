@@ -12,7 +12,8 @@ from loomvideo import VinoPipeline
 from loomvideo.media.letterbox import box_size
 from loomvideo.models.qwen import FrameRule
 from loomvideo.sampling.euler import ShiftedEulerScheduler
-from loomvideo.systems.request import Request, RequestError, plan
+from loomvideo.systems.plan import plan
+from loomvideo.systems.request import Request, RequestError
 from loomvideo.systems.vino import ROLES, references_of, with_role
 from vino_parts import SMALL_LIMITS, vino_pipeline
 

@@ -170,7 +170,8 @@ def test_prepared_features_are_what_the_pipeline_would_compute(task, tmp_path):
 
     from loomvideo.data.world.tasks import sample
     from loomvideo.systems.loomvideo import LoomVideoPipeline
-    from loomvideo.systems.request import Request, plan
+    from loomvideo.systems.plan import plan
+    from loomvideo.systems.request import Request
     from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET, build_mllm, build_tokenizer
     from loomvideo.training.vae import build_vae
 

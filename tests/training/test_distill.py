@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from loomvideo.checkpoint import model_index, pipeline_class
 from loomvideo.sampling.sampler import sample as walk_down
-from loomvideo.systems.request import ModelLimits, Request, plan
+from loomvideo.systems.plan import plan
+from loomvideo.systems.request import ModelLimits, Request
 from loomvideo.training.config import ConfigError, DistillConfig, TrainConfig, from_mapping
 from loomvideo.training.distill import DistillTrainer, Teacher, placed, step_times
 from loomvideo.training.distributed import Ranks

@@ -6,7 +6,8 @@ import torch
 
 from loomvideo.checkpoint import pipeline_class
 from loomvideo.data.world.tasks import sample
-from loomvideo.systems.request import Request, plan
+from loomvideo.systems.plan import plan
+from loomvideo.systems.request import Request
 from loomvideo.training.config import TrainConfig, from_mapping
 from loomvideo.training.distributed import Ranks
 from loomvideo.training.launch import load_start

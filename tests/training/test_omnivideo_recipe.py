@@ -14,7 +14,8 @@ from loomvideo.data.world.tasks import sample
 from loomvideo.models.context_rows import QueryTransformer, SourceTokenizer
 from loomvideo.models.omnivideo import OmniVideoTransformer3DModel
 from loomvideo.systems.omnivideo import OmniVideoPipeline
-from loomvideo.systems.request import Request, plan
+from loomvideo.systems.plan import plan
+from loomvideo.systems.request import Request
 from loomvideo.training import denoiser
 from loomvideo.training.builtin import export
 from loomvideo.training.context_objective import level_table, level_weights

@@ -19,7 +19,8 @@ from loomvideo.models.connector import QueryConnector
 from loomvideo.models.hunyuan import VinoTransformer3DModel
 from loomvideo.models.qwen import query_features
 from loomvideo.models.vino_chat import vino_chat
-from loomvideo.systems.request import Request, plan
+from loomvideo.systems.plan import plan
+from loomvideo.systems.request import Request
 from loomvideo.systems.vino import VinoPipeline
 from loomvideo.training import denoiser, vino_samples
 from loomvideo.training.builtin import export

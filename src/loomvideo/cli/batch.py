@@ -15,7 +15,8 @@ from typing import Any
 from loomvideo.cli.options import REQUEST_OPTIONS, UsageError, is_first_process, is_message
 from loomvideo.cli.session import Session, make, request_of
 from loomvideo.media.limits import check_file
-from loomvideo.systems.request import ModelLimits, plan
+from loomvideo.systems.plan import plan
+from loomvideo.systems.request import ModelLimits
 
 JOURNAL = "results.jsonl"
 SAFE_NAME = re.compile(r"\w[\w.-]{0,119}")

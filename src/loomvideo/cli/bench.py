@@ -273,7 +273,8 @@ def speed(arguments: argparse.Namespace) -> str:
     from loomvideo.cli.progress import Silence
     from loomvideo.cli.session import Session
     from loomvideo.evaluation import speed as measure
-    from loomvideo.systems.request import SPEEDS, plan
+    from loomvideo.systems.plan import plan
+    from loomvideo.systems.request import SPEEDS
 
     session = Session(given(arguments, MODEL_OPTIONS), Silence())
     session.load()

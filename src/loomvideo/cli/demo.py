@@ -15,7 +15,8 @@ from loomvideo.cli.session import Made, Session, make
 from loomvideo.data.world.render import render
 from loomvideo.data.world.scene import Background, Object, Scene
 from loomvideo.media.clip import Clip, check_output, write_clip, write_picture
-from loomvideo.systems.request import Request, plan
+from loomvideo.systems.plan import plan
+from loomvideo.systems.request import Request
 
 FPS = 8
 

@@ -16,7 +16,8 @@ from loomvideo.evaluation.sheets import contact_sheet
 from loomvideo.evaluation.suite import evaluate, table, write_text
 from loomvideo.media.clip import Clip, write_picture
 from loomvideo.models.reader import Decoding
-from loomvideo.systems.request import ModelLimits, Request, Task, plan
+from loomvideo.systems.plan import plan
+from loomvideo.systems.request import ModelLimits, Request, Task
 
 SUITES = ("world",)
 GENERATED = {

@@ -20,7 +20,7 @@ from loomvideo.cli.session import Made, Session, make, request_of
 from loomvideo.media.clip import check_output, read_metadata
 from loomvideo.media.limits import check_file
 from loomvideo.media.pictures import PICTURE_SUFFIXES
-from loomvideo.systems.request import Plan, plan
+from loomvideo.systems.plan import Plan, plan
 
 USAGE = """loomvideo generate --prompt TEXT [--source FILE] [--reference FILE ...] [--output FILE] [options]
        loomvideo generate --like FILE [options]

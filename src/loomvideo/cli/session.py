@@ -15,7 +15,8 @@ from loomvideo.cli.options import MODEL_OPTIONS, REQUEST_OPTIONS, SYSTEMS, Usage
 from loomvideo.cli.progress import Progress
 from loomvideo.media.clip import Clip, probe, write_clip, write_picture
 from loomvideo.media.pictures import PICTURE_SUFFIXES
-from loomvideo.systems.request import ModelLimits, Plan, Request
+from loomvideo.systems.plan import Plan
+from loomvideo.systems.request import ModelLimits, Request
 
 if TYPE_CHECKING:
     from loomvideo.systems.pipeline import VideoPipeline

@@ -21,7 +21,8 @@ from loomvideo.models.qwen import layer_features, set_rotary_tables
 from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.sampling.sampler import Branch
 from loomvideo.systems.pipeline import VideoPipeline
-from loomvideo.systems.request import Plan, Task
+from loomvideo.systems.plan import Plan
+from loomvideo.systems.request import Task
 from loomvideo.systems.thinking import THINKING
 
 # What stands before the prompt, for one frame and for more (fact sheet 7.3 and 8.2).

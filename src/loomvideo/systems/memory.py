@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from loomvideo.models import vae as pixels
 from loomvideo.models.eight_bits import weight_bytes
 from loomvideo.systems.pipeline import VideoPipeline
-from loomvideo.systems.request import latent_frames
+from loomvideo.systems.plan import latent_frames
 
 UNITS = {"GB": 10**9, "MB": 10**6, "GiB": 2**30, "MiB": 2**20}
 DENOISERS = ("transformer", "transformer_2")

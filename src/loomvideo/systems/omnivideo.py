@@ -34,7 +34,7 @@ from loomvideo.sampling.experts import Experts
 from loomvideo.sampling.guidance import standard_scale
 from loomvideo.sampling.sampler import Branch
 from loomvideo.systems.pipeline import VideoPipeline
-from loomvideo.systems.request import Plan
+from loomvideo.systems.plan import Plan
 from loomvideo.systems.thinking import THINKING
 
 # Parts by which a model is of one release or the other, and those of the second one's expert for low noise.

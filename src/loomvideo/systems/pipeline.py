@@ -30,8 +30,9 @@ from loomvideo.sampling.caches import EXACT, Shortcuts, caching
 from loomvideo.sampling.sampler import Branch, OnStep, sample
 from loomvideo.sampling.windows import Seam, windows
 from loomvideo.systems import thinking
-from loomvideo.systems.request import ModelLimits, Plan, Request, Task, frames_to_describe, latent_frames
-from loomvideo.systems.request import plan as make_plan
+from loomvideo.systems.plan import Plan, frames_to_describe, latent_frames
+from loomvideo.systems.plan import plan as make_plan
+from loomvideo.systems.request import ModelLimits, Request, Task
 from loomvideo.team import Team
 
 DESCRIBE = "Describe what you see."

@@ -9,7 +9,8 @@ made from words and pictures, and stands behind the instruction where one is edi
 import re
 from dataclasses import replace
 
-from loomvideo.systems.request import MAX_PROMPT, Plan
+from loomvideo.systems.plan import Plan
+from loomvideo.systems.request import MAX_PROMPT
 
 # For language models that were not trained for it, such as Qwen3-VL.
 THINKING = (

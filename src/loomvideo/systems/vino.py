@@ -27,7 +27,8 @@ from loomvideo.sampling import sampler
 from loomvideo.sampling.euler import ShiftedEulerScheduler
 from loomvideo.systems import thinking as thought
 from loomvideo.systems.pipeline import VideoPipeline
-from loomvideo.systems.request import Plan, Task
+from loomvideo.systems.plan import Plan
+from loomvideo.systems.request import Task
 from loomvideo.systems.thinking import THINKING
 
 # What a reference is for, where the task says it and the prompt names no picture: the denoiser is told by words alone

@@ -31,7 +31,8 @@ from loomvideo.data.order import Pick
 from loomvideo.data.samples import Sample
 from loomvideo.media.clip import Clip
 from loomvideo.systems.pipeline import VideoPipeline
-from loomvideo.systems.request import Request, plan
+from loomvideo.systems.plan import plan
+from loomvideo.systems.request import Request
 from loomvideo.training.checkpoints import Tensors
 from loomvideo.training.config import ReinforceConfig
 from loomvideo.training.lora import denoiser_of
