@@ -147,6 +147,16 @@ def test_validation_is_of_the_averaged_weights_at_fixed_times_and_leaves_the_run
     assert all(torch.equal(before[name], value) for name, value in trainer.parameters.items())
 
 
+def test_samples_of_half_precision_are_validated_in_bfloat16_as_in_float32(tmp_path):
+    """CPUs do not stack float16 under autocast."""
+    validated = [
+        make_trainer(config(tmp_path / precision, model={"precision": precision}), Ranks(CPU)).validate()
+        for precision in ("float32", "bfloat16")
+    ]
+    assert validated[0]["validation/all"] == pytest.approx(validated[1]["validation/all"], rel=0.02)
+    assert validated[0] != validated[1]
+
+
 def test_the_log_tells_speed_and_operations(unbroken):
     folder, _ = unbroken
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

@@ -198,11 +198,12 @@ class Trainer:
         mine = self.validation[self.ranks.data_rank :: self.ranks.data_ranks]
         sums = torch.zeros(len(validation_times()), dtype=torch.float64)
         count = 0.0
-        with self._averaged(), self._autocast(), attention_kernels(self.ranks.device):
+        with self._averaged(), attention_kernels(self.ranks.device):
             for group, weight in self.ranks.even(mine):
                 batch = self.recipe.batch(group, self.ranks.device, rules)
                 for place, time in enumerate(validation_times().tolist()):
-                    errors = self.network(at_time(batch, time))
+                    with self._autocast():  # the network alone: on CPUs it refuses to stack the batch's float16
+                        errors = self.network(at_time(batch, time))
                     sums[place] += weight * errors.flatten(1).mean(1).sum().double().cpu()
                 count += weight * len(group)
         *sums, count = self.ranks.sum(*sums, count)
