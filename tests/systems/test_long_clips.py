@@ -95,7 +95,8 @@ def test_the_tensors_of_a_longer_clip_are_not_more(pipe):
 
 @pytest.mark.slow
 def test_seams_do_not_show_in_an_edit_by_the_built_in_model():
-    """Neighbouring frames differ no more where one window gives way to the next than they do elsewhere."""
+    """Neighbouring frames differ no more where one window gives way to the next than at other borders between latent
+    frames, where the VAE jumps a little."""
     pipe = LoomVideoPipeline.from_pretrained("builtin")
     pipe.set_progress_bar_config(disable=True)
     rows, columns = np.mgrid[:128, :128]
@@ -106,5 +107,6 @@ def test_seams_do_not_show_in_an_edit_by_the_built_in_model():
     differences = np.abs(np.diff(np.concatenate(list(pipe.stream(decided))).astype(float), axis=0)).mean((1, 2, 3))
     seams = [4 * place.first - 4 for place in windows(latent_frames(decided.num_frames), 5)[1:]]
     assert len(seams) >= 2
-    assert differences[seams].max() <= np.delete(differences, seams).max()
-    assert differences[seams].mean() <= 1.25 * np.delete(differences, seams).mean()
+    others = sorted(set(range(0, len(differences), 4)) - set(seams))
+    assert differences[seams].max() <= differences[others].max()
+    assert differences[seams].mean() <= 1.1 * differences[others].mean()
