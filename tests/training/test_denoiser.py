@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from tiny_training import CPU, TinyRecipe, sample
 
-from loomvideo.training.denoiser import Shards, layout_of, set_trained, stage_at
+from loomvideo.training.cells import WIDTH as CELL_WIDTH
+from loomvideo.training.denoiser import Apprentice, Shards, layout_of, set_trained, stage_at
 from loomvideo.training.loomvideo import (
     FLOW_SHIFT,
     LIMITS,
@@ -215,3 +217,11 @@ def test_prepared_features_are_what_the_pipeline_would_compute(task, tmp_path):
         )
     for mine, prepared_reference in zip(references, prepared["references"], strict=True):
         torch.testing.assert_close(mine[0].half(), prepared_reference, rtol=2e-3, atol=2e-3)
+
+
+def test_cells_that_another_version_prepared_are_refused():
+    recipe = TinyRecipe()
+    items = [sample(index) | {"cells": torch.zeros(4, CELL_WIDTH)} for index in (1, 2)]
+    batch = recipe.batch([Draw(one, (row,)) for row, one in enumerate(items)], CPU)
+    with pytest.raises(ValueError, match=r"4 cells for 16 places of the latents.*prepared anew"):
+        Apprentice(recipe, recipe.build(None)).loss(batch, items, aid=1.0)

@@ -103,6 +103,11 @@ class Apprentice(nn.Module):
         cells = [item["cells"].float() for item in items if "cells" in item]
         if aid and len(cells) == len(items):
             shown = torch.stack(cells).to(errors.device)
+            if shown.shape[1] != (places := batch.latents[0, 0].numel()):
+                raise ValueError(
+                    f"{shown.shape[1]} cells for {places} places of the latents: an earlier version prepared these shards; "
+                    "delete them, so that they are prepared anew"
+                )
             tokens = self.target_tokens(self.output, shown.shape[1])
             reading, right = self.readout.loss(tokens.flatten(0, 1), shown.flatten(0, 1))
             loss, figures = loss + aid * READOUT_WEIGHT * reading, figures | right
