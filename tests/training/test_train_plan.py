@@ -7,7 +7,7 @@ import torch
 
 from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.training.config import read_config
-from loomvideo.training.plan import GIB, plan_run
+from loomvideo.training.plan import GIB, activations, plan_run
 
 PUBLISHED = 5_088_480_448  # fact sheet 2
 
@@ -57,3 +57,13 @@ def test_a_step_is_counted_in_tokens_and_in_the_samples_that_make_them(published
     planned = plan(published, "stage1", "data.tokens=5760", "optimizer.accumulate=2")
     assert planned.tokens == 2 * 5760
     assert "10.0 clips of 33 frames, or 90 pictures, at 256x256" in str(planned)
+
+
+def test_tokens_of_one_latent_keep_four_times_as_much_for_the_backward():
+    config = read_config("builtin_denoiser", [])
+    with torch.device("meta"):
+        fine, published = (
+            LoomVideoTransformer3DModel(patch, num_attention_heads=2, attention_head_dim=12, ffn_dim=32, num_layers=2)
+            for patch in ((1, 1, 1), (1, 2, 2))
+        )
+    assert activations(config, fine, 1) == 4 * activations(config, published, 1)

@@ -1,5 +1,6 @@
 """What a run would take, told before anything is loaded: parameters, memory for each process, tokens of a step."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,7 @@ def activations(config: TrainConfig, denoiser: Any, ranks: int) -> int:
     layers = sum(said.get(name) or 0 for name in ("num_layers", "num_single_layers"))
     tokens = min(config.data.tokens_per_group or config.data.tokens, max(config.data.tokens // ranks, 1))
     tokens //= config.distributed.sequence_parallel
+    tokens *= 4 // math.prod(denoiser.patch_size)  # budgets count published ones, of 2x2 latents
     size = 2 if config.model.precision == "bfloat16" else 4
     block = tokens * (16 * width + 3 * inner) * size
     return layers * tokens * width * size + block if config.model.gradient_checkpointing else layers * block
