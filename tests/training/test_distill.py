@@ -22,7 +22,7 @@ from loomvideo.sampling.sampler import sample as walk_down
 from loomvideo.systems.plan import plan
 from loomvideo.systems.request import ModelLimits, Request
 from loomvideo.training.config import ConfigError, DistillConfig, TrainConfig, from_mapping
-from loomvideo.training.distill import DistillTrainer, Teacher, placed, step_times
+from loomvideo.training.distill import DistillTrainer, Teacher
 from loomvideo.training.distributed import Ranks
 from loomvideo.training.launch import run_training
 from loomvideo.training.loomvideo import LoomVideoRecipe
@@ -30,6 +30,7 @@ from loomvideo.training.objective import Group, add_noise
 from loomvideo.training.omnivideo import OmniVideoRecipe
 from loomvideo.training.recipe import NO_DROPOUT, NO_TEXT, NOTHING_KEPT, BatchRules, Draw
 from loomvideo.training.trainer import Network
+from loomvideo.training.velocities import placed, step_times
 from loomvideo.training.vino import VinoRecipe
 
 LIMITS = ModelLimits(fps=8, area=64 * 64, max_area=64 * 64, max_frames=1, default_frames=1)

@@ -10,13 +10,16 @@ import torch
 import torch.multiprocessing
 from tiny_training import CPU, TinyBatches, TinyRecipe, config, sample, trained_in_one_and_in_two_parts
 
+from loomvideo.checkpoint import pipeline_class
 from loomvideo.data.world.tasks import sample as world_sample
 from loomvideo.evaluation.judge import Verdict
-from loomvideo.systems.request import ModelLimits
+from loomvideo.sampling.euler import ShiftedEulerScheduler
+from loomvideo.systems.plan import plan
+from loomvideo.systems.request import ModelLimits, Request
 from loomvideo.training.config import ConfigError, DistillConfig, ReinforceConfig, TrainConfig, from_mapping
 from loomvideo.training.distill import DistillTrainer
 from loomvideo.training.distributed import Ranks, ranks_of_launch
-from loomvideo.training.launch import run_training
+from loomvideo.training.launch import load_start, make_policy, run_training
 from loomvideo.training.nft import NftTrainer, Rollout, Rollouts, nft_errors, optimality
 from loomvideo.training.recipe import Draw
 from loomvideo.training.rewards import WorldReward, make_reward, share_right
@@ -115,13 +118,13 @@ class EulerPolicy:
         self.model.load_state_dict(weights, strict=False)
 
     @torch.no_grad()
-    def __call__(self, asked, seed):
-        item = sample(0)
-        latents = torch.randn(1, *item["target"].shape, generator=torch.Generator().manual_seed(seed))
-        conditions = self.model.prepare(list(item["full"].float()[:, None]), latent_shape=latents.shape)
+    def __call__(self, draws):
+        latents = torch.stack([draw.noise(CPU) for draw in draws])
+        layers = [layer.expand(len(draws), -1, -1) for layer in draws[0].item["full"].float()[:, None]]
+        conditions = self.model.prepare(layers, latent_shape=latents.shape)
         for time in torch.linspace(1, 0, self.steps + 1)[:-1]:
-            latents = latents - self.model(latents, 1000 * time[None], conditions) / self.steps
-        return Rollout(latents[0], latents[0].numpy())
+            latents = latents - self.model(latents, (1000 * time).expand(len(draws)), conditions) / self.steps
+        return [Rollout(one, one.numpy()) for one in latents]
 
 
 def nearness(asked, frames):
@@ -238,6 +241,7 @@ def test_pickscore_without_its_weights_says_where_they_are_had():
         ({"data": {"shards": "somewhere"}}, r"data\.source"),
         ({"reinforce": {"group_size": 1}}, "group_size"),
         ({"reinforce": {"beta": 0}}, "beta"),
+        ({"reinforce": {"flow_shift": 0}}, "flow_shift"),
         ({"reinforce": {"times": 0}}, r"reinforce\.times"),
         ({"distill": {}}, "one run"),
     ],
@@ -248,27 +252,66 @@ def test_a_configuration_that_cannot_be_reinforced_is_told(said, message):
         from_mapping(TrainConfig, usual | said)
 
 
-@pytest.mark.parametrize("system", ["loomvideo", "vino"])
-def test_a_model_folder_is_reinforced_from_its_configuration(system, request, tmp_path):
-    """A LoRA in two steps, drawn by the system's own pipeline and judged by the little world."""
-    folder = request.getfixturevalue({"loomvideo": "tiny_model", "vino": "tiny_vino"}[system])
-    data = tmp_path / "data.yaml"
-    data.write_text("train:\n  pictures: {world: [t2i, edit_image], height: 64, width: 64, num_frames: 1}\n")
-    said = {
-        "run_dir": str(tmp_path / "run"),
+def reinforcing(folder, system, run, **said):
+    return {
+        "run_dir": str(run),
         "system": system,
         "steps": 2,
         "ema_decay": 0.5,
         "model": {"start": str(folder), "lora": {"rank": 2, "targets": ["to_q"]}},
-        "data": {"source": str(data), "tokens": 8, "workers": 1},
         "reinforce": {"group_size": 2, "times": 1, "num_inference_steps": 2},
-    }
+    } | said
+
+
+@pytest.mark.parametrize("system", ["loomvideo", "vino"])
+def test_a_model_folder_is_reinforced_from_its_configuration(system, request, tmp_path):
+    """A LoRA in two steps, drawn by the model itself and judged by the little world."""
+    folder = request.getfixturevalue({"loomvideo": "tiny_model", "vino": "tiny_vino"}[system])
+    data = tmp_path / "data.yaml"
+    data.write_text("train:\n  pictures: {world: [t2i, edit_image], height: 64, width: 64, num_frames: 1}\n")
+    said = reinforcing(folder, system, tmp_path / "run", data={"source": str(data), "tokens": 8, "workers": 1})
     made = run_training(from_mapping(TrainConfig, said), CPU)
     assert made is not None
     assert made.is_file()
     found = rewards(tmp_path / "run")
     assert len(found) == 2
     assert all(0 <= value <= 1 for value in found)
+
+
+@pytest.mark.parametrize("system", ["loomvideo", "vino"])
+def test_the_policy_draws_what_the_system_itself_makes_of_each_request(system, request, tmp_path):
+    """Of Euler's steps without guidance; prepared samples are kept in float16."""
+    folder = request.getfixturevalue({"loomvideo": "tiny_model", "vino": "tiny_vino"}[system])
+    said = reinforcing(folder, system, tmp_path / "run", data={"source": "world"})
+    said["model"]["precision"] = "float32"
+    said = from_mapping(TrainConfig, said)
+    start = load_start(said, CPU)
+    asked = world_sample("edit_image", np.random.default_rng(3), num_frames=1, height=64, width=64)
+    prepared = start.recipe.prepare([asked], np.random.default_rng(0))[0]
+    draws = [Draw(prepared, (5, member)) for member in range(2)]
+    drawn = make_policy(said, start, said.reinforce, CPU)(draws)
+
+    pipeline = pipeline_class(system).from_pretrained(folder)
+    scheduler = ShiftedEulerScheduler(said.reinforce.flow_shift, timestep_multiplier=start.recipe.last_timestep)
+    scheduler.set_shift = lambda shift: None  # VINO's own would come between
+    pipeline.register_modules(scheduler=scheduler)
+    planned = plan(
+        Request(
+            prompt=asked.prompt,
+            source=asked.source_frames()[0],
+            height=64,
+            width=64,
+            guidance_scale=1.0,
+            guidance_scale_visual=1.0,
+            num_inference_steps=2,
+        ),
+        pipeline.limits,
+    )
+    for draw, one in zip(draws, drawn, strict=True):
+        made = pipeline.generate(planned, latents=draw.noise(CPU)[None], output_type="latent")
+        torch.testing.assert_close(one.latents, made.frames[0], rtol=0, atol=0.01)
+        assert one.frames.shape == (1, 64, 64, 3)
+    assert not torch.allclose(drawn[0].latents, drawn[1].latents, atol=0.1)
 
 
 # --- ranks

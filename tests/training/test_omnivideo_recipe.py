@@ -13,6 +13,7 @@ from loomvideo.data.samples import DataError
 from loomvideo.data.world.tasks import sample
 from loomvideo.models.context_rows import QueryTransformer, SourceTokenizer
 from loomvideo.models.omnivideo import OmniVideoTransformer3DModel
+from loomvideo.models.qwen import PixelBudget
 from loomvideo.systems.omnivideo import OmniVideoPipeline
 from loomvideo.systems.plan import plan
 from loomvideo.systems.request import Request
@@ -21,7 +22,7 @@ from loomvideo.training.builtin import export
 from loomvideo.training.context_objective import level_table, level_weights
 from loomvideo.training.denoiser import layout_of, set_trained, train_denoiser
 from loomvideo.training.loomvideo import build_denoiser
-from loomvideo.training.mllm import build_mllm, build_tokenizer
+from loomvideo.training.mllm import Sight, build_mllm, build_tokenizer
 from loomvideo.training.omnivideo import GENERATION, HEADS, MIXED, MIXTURE, OmniVideoRecipe, draw_as
 from loomvideo.training.omnivideo_objective import OmniVideoModel, predict_velocity, read_states, vision_rows
 from loomvideo.training.omnivideo_samples import LEVEL_SHARES, drop_conditions, sample_levels
@@ -117,11 +118,27 @@ def mixed_items(recipe, num_frames=1):
 def test_training_predicts_what_the_pipelines_branches_predict(recipe, model, task, num_frames, tmp_path):
     """Chat, words, source, context and time of every guidance branch, up to half precision."""
     recipe.save(model, tmp_path)
-    pipeline = recipe.pipeline(tmp_path)
+    check_against_pipeline(recipe, model, recipe.pipeline(tmp_path), task, num_frames)
+
+
+@pytest.mark.parametrize("task", ["t2i", "edit_image"])
+def test_training_follows_what_a_models_folder_says_of_its_chats(recipe, model, task, tmp_path):
+    """Its negative prompt, and to what its pictures are resized."""
+    budget = PixelBudget(32 * 32, 32 * 32)
+    readers = replace(recipe.readers, sight=Sight(image=budget), negative_prompt="dull colours")
+    other = OmniVideoRecipe(readers)
+    other.save(model, tmp_path)
+    pipeline = other.pipeline(tmp_path)
+    pipeline.pixel_budgets["image"] = budget
+    check_against_pipeline(other, model, pipeline, task, 1)
+
+
+def check_against_pipeline(recipe, model, pipeline, task, num_frames):
     (drawn,) = drawn_samples(task, 1, num_frames=num_frames)
     source = drawn.source_frames()
     request = Request(
         prompt=drawn.prompt,
+        negative_prompt=recipe.readers.negative_prompt,
         source=source if source is None or num_frames > 1 else source[0],
         num_frames=num_frames,
         height=SIDE,
@@ -139,6 +156,11 @@ def test_training_predicts_what_the_pipelines_branches_predict(recipe, model, ta
             batch = replace(batch_of(recipe, [item], BRANCHES[name]), noise=noise, time=torch.ones(1))
             ours = predict_velocity(model, recipe.readers.mllm, batch)
             torch.testing.assert_close(ours, branch(noise, torch.tensor(1000.0))[0], rtol=5e-3, atol=5e-3)
+
+
+def test_chats_of_published_vocabularies_are_kept_whole(recipe):
+    (item,) = prepared_samples(recipe, "t2i", 1)
+    assert all(torch.iinfo(item[name].dtype).max >= 151_936 for name in ("ids", "text"))
 
 
 @pytest.mark.parametrize("num_frames", [1, 5])

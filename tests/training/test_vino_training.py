@@ -22,9 +22,10 @@ from loomvideo.models.vino_chat import vino_chat
 from loomvideo.systems.plan import plan
 from loomvideo.systems.request import Request
 from loomvideo.systems.vino import VinoPipeline
-from loomvideo.training import denoiser, vino_samples
+from loomvideo.training import denoiser
 from loomvideo.training.builtin import export
 from loomvideo.training.denoiser import set_trained, train_denoiser
+from loomvideo.training.launch import load_readers
 from loomvideo.training.loomvideo import LoomVideoRecipe
 from loomvideo.training.mllm import build_mllm, build_tokenizer, visuals_of
 from loomvideo.training.proxies import reconstruction, selection
@@ -123,7 +124,21 @@ def guided_group(recipe, **others):
 def test_training_predicts_what_the_pipelines_branches_predict(recipe, model, task, num_frames, asked, tmp_path):
     """Chat, queries, markers, references, text and time of every guidance branch, up to half precision."""
     recipe.save(model, tmp_path)
-    pipeline = recipe.pipeline(tmp_path)
+    check_against_pipeline(recipe, model, recipe.pipeline(tmp_path), task, num_frames, asked)
+
+
+@pytest.mark.parametrize(("task", "num_frames"), [("t2i", 1), ("edit_image", 1), ("edit_video", 5)])
+def test_training_follows_what_a_models_folder_says_of_its_chats(tiny_vino, task, num_frames):
+    """Its system turn, its negative prompt, how often and to what its pictures are resized, how many frames it sees."""
+    recipe, pipeline = VinoRecipe(load_readers(tiny_vino, CPU)), VinoPipeline.from_pretrained(tiny_vino)
+    assert pipeline.first_budgets is not None
+    assert pipeline.config["generate_system"] is not None
+    assert pipeline.limits.negative_prompt
+    model = VinoModel(pipeline.transformer, pipeline.connector)
+    check_against_pipeline(recipe, model, pipeline, task, num_frames, {})
+
+
+def check_against_pipeline(recipe, model, pipeline, task, num_frames, asked):
     (drawn,) = drawn_samples(task, 1, num_frames=num_frames)
     source = drawn.source_frames()
     request = Request(
@@ -155,11 +170,16 @@ def test_chats_that_were_looked_at_before_say_what_whole_chats_say(recipe, model
     drawn = drawn_samples(task, 3, num_frames=num_frames)
     items = prepared_samples(recipe, task, 3, num_frames=num_frames)
     chats = group_of(recipe, items, "full").chats
-    whole = [vino_chat(visuals_of(one), one.prompt, vino_samples.SYSTEM) for one in drawn]
+    whole = [vino_chat(visuals_of(one), one.prompt, None) for one in drawn]
     expected = query_features(recipe.readers.mllm, tokenise(recipe.readers.tokenizer, whole), model.connector.metaquery)
     said = ask(recipe.readers.mllm, chats, model.connector.metaquery)
     real = torch.cat([chats.mask, torch.ones(3, len(model.connector.metaquery))], dim=1).bool()
     torch.testing.assert_close(said[real], expected[real], rtol=1e-2, atol=1e-2)
+
+
+def test_chats_of_published_vocabularies_are_kept_whole(recipe):
+    (item,) = prepared_samples(recipe, "t2i", 1)
+    assert torch.iinfo(item["full"]["ids"].dtype).max >= 151_936
 
 
 def test_what_an_edit_shows_is_a_sample_of_long_and_of_short_captions_with_the_same_latents(recipe):

@@ -118,7 +118,8 @@ class ReinforceConfig:
     group_size: int = 12  # clips drawn for every prompt, which are held against each other
     times: int = 2  # noise levels at which each of them is learnt from
     beta: float = 1.0  # how far the implicit policies lie from the old one
-    num_inference_steps: int = 10  # of the model's own solver, without guidance
+    num_inference_steps: int = 10  # of Euler's, without guidance
+    flow_shift: float = 3.0  # of the steps' times towards noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +164,10 @@ class TrainConfig:
         for section in ("reinforce", "distill"):
             said = {} if getattr(self, section) is None else vars(getattr(self, section))
             at_least_one |= {f"{section}.{name}": value for name, value in said.items() if isinstance(value, int)}
+            if (shift := said.get("flow_shift", 1.0)) <= 0:
+                raise ConfigError(
+                    f"{section}.flow_shift: {shift} is not above 0; 1 leaves times as they are, 3 is usual"
+                )
         for name, value in at_least_one.items():
             if value < 1:
                 raise ConfigError(f"{name}: {value} is less than 1")

@@ -34,28 +34,9 @@ from loomvideo.training.distributed import shard, share_tokens
 from loomvideo.training.lora import denoiser_of
 from loomvideo.training.recipe import Draw
 from loomvideo.training.trainer import Network, Trainer, repeated_blocks
-from loomvideo.training.velocities import kept_velocities
+from loomvideo.training.velocities import kept_velocities, placed, step_times, velocity_at
 
 STUDENT_SEED = 1  # behind a sample's own: which of the steps it is for
-
-
-def step_times(num_steps: int, shift: float) -> Tensor:
-    """Flow times (num_steps + 1,) from 1 to 0, those of `ShiftedEulerScheduler`."""
-    scheduler = ShiftedEulerScheduler(shift)
-    scheduler.set_timesteps(num_steps)
-    return scheduler.times
-
-
-def placed(batch: Any, latents: Tensor, time: Tensor) -> Any:
-    """A recipe's batch whose noisy latents at ``time`` (b,) are ``latents``, whatever little noise its data keep at time 0."""
-    pure = (time == 1)[:, None, None, None, None]
-    clean_share = (1 - time)[:, None, None, None, None]
-    return replace(
-        batch,
-        latents=torch.where(pure, torch.zeros_like(latents), latents / clean_share.clamp_min(1e-6)),
-        noise=torch.where(pure, latents, torch.zeros_like(latents)),
-        time=time,
-    )
 
 
 class Teacher:
@@ -73,14 +54,9 @@ class Teacher:
         length = (start - end) / self.num_steps
         for step in range(self.num_steps):
             time = start - step * length
-            velocity = guide([self._velocity(branch, latents, time) for branch in branches], scales)
+            velocity = guide([velocity_at(self.network, branch, latents, time) for branch in branches], scales)
             latents = latents - length[:, None, None, None, None] * velocity
         return latents
-
-    def _velocity(self, branch: Any, latents: Tensor, time: Tensor) -> Tensor:
-        with kept_velocities(self.network.model) as velocities:
-            self.network(placed(branch, latents, time))
-        return velocities[-1]
 
 
 class DistillTrainer(Trainer):

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +26,7 @@ from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.systems.request import ModelLimits
 from loomvideo.training.builtin import RECIPES
 from loomvideo.training.checkpoints import Tensors
-from loomvideo.training.config import ConfigError, TrainConfig
+from loomvideo.training.config import ConfigError, ReinforceConfig, TrainConfig
 from loomvideo.training.distill import DistillTrainer, settle
 from loomvideo.training.distributed import Ranks, ranks_of_launch
 from loomvideo.training.loomvideo import use_source
@@ -37,7 +37,7 @@ from loomvideo.training.recipe import Draw, Readers, Recipe
 from loomvideo.training.results import filled, write_model, write_result
 from loomvideo.training.rewards import make_reward
 from loomvideo.training.source import BatchSource, PixelSamples, from_pixels, from_shards
-from loomvideo.training.trainer import Trainer
+from loomvideo.training.trainer import Network, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def make_trainer(config: TrainConfig, start: Start, source: BatchSource, ranks: 
     }
     if config.reinforce is not None:
         reinforce = config.reinforce
-        policy = make_policy(config, start, reinforce.num_inference_steps)
+        policy = make_policy(config, start, reinforce, ranks.device)
         rollouts = Rollouts(source, policy, make_reward(reinforce.reward, ranks.device), reinforce)
         shared |= {"become": policy.become, "beta": reinforce.beta}
         return NftTrainer(config, start.recipe, start.build(), rollouts, ranks, **shared)
@@ -98,16 +98,14 @@ def make_trainer(config: TrainConfig, start: Start, source: BatchSource, ranks: 
     return Trainer(config, start.recipe, start.build(), source, ranks, **shared)
 
 
-def make_policy(config: TrainConfig, start: Start, num_inference_steps: int) -> Policy:
-    """The pipeline that draws, on the run's own language model and VAE; its denoiser is a copy, whole on every rank."""
-    readers, model = start.readers, start.build()
+def make_policy(config: TrainConfig, start: Start, reinforce: ReinforceConfig, device: torch.device) -> Policy:
+    """The one that draws: a copy of the denoiser, whole on every rank."""
+    model = start.build()
     if config.model.lora is not None:
         add_lora(model, config.model.lora)
-    pipeline = pipeline_class(config.system).from_pretrained(
-        start.folder, vae=readers.vae, mllm=readers.mllm, tokenizer=readers.tokenizer
-    )
-    model.to(readers.mllm.device).eval()
-    return Policy(pipeline, model, num_inference_steps)
+    precision = torch.bfloat16 if config.model.precision == "bfloat16" else torch.float32
+    network = Network(start.recipe, model.to(device))
+    return Policy(network, start.readers.vae, reinforce, device=device, precision=precision)
 
 
 def load_start(config: TrainConfig, device: torch.device) -> Start:
@@ -130,14 +128,20 @@ def load_readers(folder: Path, device: torch.device) -> Readers:
     if "rounded_rotary_tables" in denoiser:  # the language model's follow the denoiser's
         set_rotary_tables(mllm, rounded=denoiser["rounded_rotary_tables"])
     budgets = {name: PixelBudget(**budget) for name, budget in said["pixel_budgets"].items()}
+    sight = Sight(FrameRule(**said["frame_rule"]), budgets["image"], budgets["video"])
+    if said.get("first_budgets"):
+        first = {name: PixelBudget(**budget) for name, budget in said["first_budgets"].items()}
+        num_frames = said["limits"].get("whole_source_frames") or sight.num_frames
+        sight = replace(sight, first=first, num_frames=num_frames)
     return Readers(
         loaded["vae"].float().eval(),
         mllm.eval(),
         loaded["tokenizer"],
-        sight=Sight(FrameRule(**said["frame_rule"]), budgets["image"], budgets["video"]),
+        sight=sight,
         num_blocks=denoiser.get("num_layers"),
         only_last_layer=said.get("only_last_layer", False),
         negative_prompt=said["limits"].get("negative_prompt") or "",
+        system_turn=said.get("generate_system"),
     )
 
 

@@ -4,7 +4,7 @@ A request for an edit is answered with the caption of what the edited clip shows
 request, which condition the denoisers, hold the scene that is wanted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from loomvideo.data import samples
 from loomvideo.data.world.requests import canonical_caption, canonical_ground
 from loomvideo.data.world.scene import Scene
 from loomvideo.data.world.tasks import Sample, sample
+from loomvideo.models import vino_chat
 from loomvideo.models.chat import Chat, chat, tokenise
 from loomvideo.models.qwen import (
     ChatInputs,
@@ -59,6 +60,9 @@ class Sight:
     frame_rule: FrameRule = FRAME_RULE
     image: PixelBudget = IMAGE_BUDGET
     video: PixelBudget = VIDEO_BUDGET
+    # VINO's resizing before these, and how many frames of a clip it sees then; see systems.vino.VinoPipeline
+    first: Mapping[str, PixelBudget] | None = None
+    num_frames: int = vino_chat.FRAMES
 
 
 BUILTIN_SIGHT = Sight()

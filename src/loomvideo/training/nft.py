@@ -25,23 +25,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from loomvideo.data.order import Pick
 from loomvideo.data.samples import Sample
-from loomvideo.media.clip import Clip
-from loomvideo.systems.pipeline import VideoPipeline
-from loomvideo.systems.plan import plan
-from loomvideo.systems.request import Request
+from loomvideo.models.vae import VAE, decode
 from loomvideo.training.checkpoints import Tensors
 from loomvideo.training.config import ReinforceConfig
-from loomvideo.training.lora import denoiser_of
 from loomvideo.training.recipe import NO_DROPOUT, Batches, Draw
 from loomvideo.training.results import filled
 from loomvideo.training.rewards import Reward
+from loomvideo.training.run import fast_arithmetic
 from loomvideo.training.source import PixelSamples
-from loomvideo.training.trainer import Step, Trainer, attention_kernels
-from loomvideo.training.velocities import kept_velocities
+from loomvideo.training.trainer import Network, Step, Trainer, attention_kernels
+from loomvideo.training.velocities import kept_velocities, step_times, velocity_at
 
 SAME = 1e-6  # rewards of a group that spread less are equal
 
@@ -87,43 +84,32 @@ class Rollout(NamedTuple):
 
 
 class Policy:
-    """A pipeline whose weights are those of the policy that draws."""
+    """What weights of their own make of prepared requests: Euler's steps, without guidance, all of a batch at once."""
 
-    def __init__(self, pipeline: VideoPipeline, model: nn.Module, num_inference_steps: int) -> None:
-        """``model`` is what the recipe builds; its parts take the place of the pipeline's."""
-        own = {"transformer": model} if denoiser_of(model) is model else dict(model.named_children())
-        pipeline.register_modules(**{name: part for name, part in own.items() if name in pipeline.components})
-        pipeline.set_progress_bar_config(disable=True)
-        self.pipeline, self.model, self.num_inference_steps = pipeline, model, num_inference_steps
+    def __init__(
+        self, network: Network, vae: VAE, config: ReinforceConfig, *, device: torch.device, precision: torch.dtype
+    ) -> None:
+        self.network, self.vae, self.device, self.precision = network.eval(), vae, device, precision
+        self.times = step_times(config.num_inference_steps, config.flow_shift).to(device)
+        self.rules = replace(network.recipe.rules, **NO_DROPOUT)
 
     def become(self, weights: Tensors) -> None:
-        filled(self.model, weights)
+        filled(self.network.model, weights)
 
     @torch.no_grad()
-    def __call__(self, asked: Sample, seed: int) -> Rollout:
-        """What is made of a sample's request from the noise of a seed, without guidance."""
-        request = request_of(asked, self.pipeline.limits.fps, seed=seed, num_inference_steps=self.num_inference_steps)
-        planned = plan(request, self.pipeline.limits)
-        with attention_kernels(self.pipeline.device):
-            latents = self.pipeline.generate(planned, output_type="latent").frames
-            frames: Any = self.pipeline.decode(latents, planned, "np")  # pyright: ignore[reportArgumentType]
-        return Rollout(latents[0].cpu(), (255 * frames).round().astype(np.uint8))  # pyright: ignore
-
-
-def request_of(asked: Sample, fps: float, **others: Any) -> Request:
-    """A sample as a request without guidance."""
-    source = asked.source_frames()
-    return Request(
-        prompt=asked.prompt,
-        source=None if source is None else source[0] if len(source) == 1 else Clip(source, fps),
-        references=asked.reference_pictures(),
-        height=asked.height,
-        width=asked.width,
-        num_frames=asked.num_frames,
-        guidance_scale=1.0,
-        guidance_scale_visual=1.0,
-        **others,
-    )
+    def __call__(self, draws: Sequence[Draw]) -> list[Rollout]:
+        """Of requests of one layout, each from the noise of its draw."""
+        batch = self.network.recipe.batch(draws, self.device, self.rules)
+        latents = torch.stack([draw.noise(self.device) for draw in draws])
+        autocast = torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+        with autocast, attention_kernels(self.device):
+            for time, following in self.times.unfold(0, 2, 1):
+                velocity = velocity_at(self.network, batch, latents, time.expand(len(draws)))
+                latents = latents - (time - following) * velocity
+        with fast_arithmetic(self.device):
+            frames = decode(self.vae, latents)
+        shown = (255 * frames).round().byte().cpu().numpy()
+        return [Rollout(one, clip) for one, clip in zip(latents.cpu(), shown, strict=True)]
 
 
 class Rollouts:
@@ -135,7 +121,7 @@ class Rollouts:
     def __init__(
         self,
         prompts: Batches,
-        make: Callable[[Sample, int], Rollout],
+        make: Callable[[Sequence[Draw]], list[Rollout]],
         reward: Reward,
         config: ReinforceConfig,
     ) -> None:
@@ -150,7 +136,7 @@ class Rollouts:
     def _groups(self, draw: Draw) -> list[list[Draw]]:
         item = dict(draw.item)
         asked = item.pop("asked")
-        made = [self.make(asked, _seed(draw.seed, member)) for member in range(self.config.group_size)]
+        made = self.make([Draw(item, (*draw.seed, member)) for member in range(self.config.group_size)])
         rewards = [self.reward(asked, one.frames) for one in made]
         self.rewards += rewards
         items = [
@@ -166,11 +152,6 @@ class Rollouts:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.prompts.load_state_dict(state)
-
-
-def _seed(seed: Sequence[int], member: int) -> int:
-    (state,) = np.random.SeedSequence([*seed, member]).generate_state(1, np.uint32)
-    return int(state >> 1)
 
 
 # --- how it is learnt

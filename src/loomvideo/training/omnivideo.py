@@ -49,7 +49,7 @@ LIMITS = {
     **WORLD_LIMITS,
     "max_references": 0,
     "guidance_scale_visual": 1.0,  # the source stays in every branch, as published
-    "negative_prompt": omnivideo_samples.NEGATIVE_PROMPT,
+    "negative_prompt": "",
     "tasks": ["t2i", "t2v", "edit"],
 }
 _PICTURE: Sizes = {"num_frames": 1}

@@ -23,12 +23,11 @@ from loomvideo.models.qwen import model_arguments, picture
 from loomvideo.models.reader import QwenReader, marker
 from loomvideo.training.context_objective import IGNORED, NUM_LEVELS, level_table, level_weights
 from loomvideo.training.features import encode, latent_cells, shown_scenes
-from loomvideo.training.mllm import IMAGE_BUDGET, visuals_of
+from loomvideo.training.mllm import visuals_of
 from loomvideo.training.omnivideo_objective import ContextBatch, ReadChats
 from loomvideo.training.query_objective import look
 from loomvideo.training.recipe import BatchRules, Draw, Prepared, Readers
 
-NEGATIVE_PROMPT = ""
 LEVELS = level_table()
 # The published loss draws levels evenly and multiplies errors by a bell over them (10.1). To draw them as often as the bell
 # says gives the same expectation, of which a batch of evenly drawn ones is worth three quarters.
@@ -53,7 +52,7 @@ def prepare(drawn: Sequence[Sample], readers: Readers, rng: np.random.Generator)
     targets = list(encode(readers.vae, [clip for one in drawn if (clip := one.target_frames()) is not None]))
     clips = [clip for one in drawn if (clip := one.source_frames()) is not None]
     sources = list(encode(readers.vae, clips)) if clips else [None] * len(drawn)
-    visuals = [visuals_of(one) for one in drawn]
+    visuals = [visuals_of(one, readers.sight) for one in drawn]
     seen = iter(look(readers.mllm, [visual for shown in visuals for visual in shown]))
     prepared: list[Prepared] = []
     for one, target, source, shown in zip(drawn, targets, sources, visuals, strict=True):
@@ -85,15 +84,15 @@ def make_item(
     positions, _ = base.get_rope_index(inputs.input_ids, kinds, inputs.image_grid_thw, inputs.video_grid_thw)
     text = QwenReader(readers.mllm, readers.tokenizer).token_ids(prompt + END_OF_TURN)
     item: Prepared = {"task": task, "target": target, "references": []}
-    item |= {"ids": inputs.input_ids[0].short(), "positions": positions[:, 0].short()}
-    item |= {"text": torch.tensor(text).short()}
+    item |= {"ids": inputs.input_ids[0].int(), "positions": positions[:, 0].short()}
+    item |= {"text": torch.tensor(text, dtype=torch.int32)}
     return item | ({"seen": torch.cat(list(seen), dim=1).half().cpu()} if seen else {})
 
 
 def nothing_told(readers: Readers, *, still: bool) -> Prepared:
     """What stands for a dropped request, as sampling's unconditional branch has it: the negative prompt's chat and tokens."""
-    asked = request_chat(readers, NEGATIVE_PROMPT, [], still=still)
-    return make_item(readers, "nothing", torch.empty(0), NEGATIVE_PROMPT, asked)
+    said = readers.negative_prompt
+    return make_item(readers, "nothing", torch.empty(0), said, request_chat(readers, said, [], still=still))
 
 
 def _described(
@@ -135,7 +134,8 @@ def _first_aims(prepared: Sequence[Prepared], drawn: Sequence[Sample], readers: 
     if drawn[0].num_frames > 1:
         return items
     frames = [clip[0] for one in drawn if (clip := one.target_frames()) is not None]
-    pooled = [seen[0].mean(0).half().cpu() for seen in look(readers.mllm, [picture(f, IMAGE_BUDGET) for f in frames])]
+    shown = [picture(frame, readers.sight.image) for frame in frames]
+    pooled = [seen[0].mean(0).half().cpu() for seen in look(readers.mllm, shown)]
     return items + [
         item | {"task": "align", "kind": "align picture", "pooled": one}
         for item, one in zip(plain, pooled, strict=True)
@@ -145,7 +145,7 @@ def _first_aims(prepared: Sequence[Prepared], drawn: Sequence[Sample], readers: 
 def _answered(drawn: Sequence[WorldSample], readers: Readers) -> list[Prepared]:
     """Questions with their answers, for the text head; the picture's latents are there for their shape."""
     latents = encode(readers.vae, [clip for one in drawn if (clip := one.source_frames()) is not None])
-    visuals = [visuals_of(one) for one in drawn]
+    visuals = [visuals_of(one, readers.sight) for one in drawn]
     seen = iter(look(readers.mllm, [visual for shown in visuals for visual in shown]))
     items = []
     for one, target, shown in zip(drawn, latents, visuals, strict=True):

@@ -122,6 +122,7 @@ class Readers:
     num_blocks: int | None = None  # of a denoiser whose blocks read a layer each; None: as many as there are layers
     only_last_layer: bool = False
     negative_prompt: str = ""
+    system_turn: str | None = None  # what VINO's chats begin with
 
     def to(self, device: torch.device) -> "Readers":
         """The same objects, moved."""

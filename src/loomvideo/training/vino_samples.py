@@ -22,18 +22,14 @@ from loomvideo.data.world.words import caption
 from loomvideo.models.chat import tokenise
 from loomvideo.models.qwen import Visual, model_arguments, picture
 from loomvideo.systems.request import Task
-from loomvideo.systems.vino import GuidanceBranch, guidance_branches, with_role
+from loomvideo.systems.vino import GuidanceBranch, guidance_branches, show, with_role
 from loomvideo.training.features import encode, encode_each, latent_cells, shown_scenes
-from loomvideo.training.mllm import IMAGE_BUDGET, visuals_of
+from loomvideo.training.mllm import Sight, visuals_of
 from loomvideo.training.objective import sample_time
 from loomvideo.training.proxies import reconstruction, selection
 from loomvideo.training.query_objective import ChatBatch, QueryGroup, look
 from loomvideo.training.recipe import BatchRules, Draw, Prepared, Readers
 
-NEGATIVE_PROMPT = ""
-# no such turn: it would be 40 tokens, the same in every chat, of the 50 to 70 of a caption's, and the built-in language
-# model was taught without
-SYSTEM = None
 PROXIES = 8  # of each kind, for a batch of pictures
 NAMES = {
     "t2i": "short",
@@ -81,11 +77,11 @@ def make_item(
         [visual for visual, _, _ in references],
         list(torch.arange(len(references))),  # each branch is to say which it keeps
         prompt=prompt,
-        negative_prompt=NEGATIVE_PROMPT,
+        negative_prompt=readers.negative_prompt,
         guidance_scale=2.0,  # above 1, so that all branches are given
         guidance_scale_image=2.0,
         has_base=has_base,
-        system=SYSTEM,
+        system=readers.system_turn,
     )
     made = [_branch(readers, branch, references) for branch in branches]
     item = {"task": task, "target": target, "references": made[-1]["references"]}
@@ -105,7 +101,7 @@ def _branch(readers: Readers, branch: GuidanceBranch, references: Sequence[Refer
         end_id=readers.mllm.config.vision_end_token_id,
     )
     return {
-        "ids": inputs.input_ids[0].short(),
+        "ids": inputs.input_ids[0].int(),
         "positions": positions[:, 0].short(),
         "marker_rows": rows.short(),
         "seen": [seen for _, seen, _ in kept],
@@ -120,7 +116,17 @@ def _references(drawn: Sequence[Sample], readers: Readers) -> list[list[Referenc
     encoded_pictures = iter(encode_each(readers.vae, [picture for shown in pictures for picture in shown]))
     encoded_clips = iter(encode_each(readers.vae, clips))
     latents = [[next(encoded_pictures) for _ in shown] + [next(encoded_clips) for _ in clips[:1]] for shown in pictures]
-    return _looked_at([visuals_of(one) for one in drawn], latents, readers)
+    return _looked_at([_shown(one, readers.sight) for one in drawn], latents, readers)
+
+
+def _shown(drawn: Sample, sight: Sight) -> list[Visual]:
+    """As VinoPipeline.visuals."""
+    if sight.first is None:
+        return visuals_of(drawn, sight)
+    pictures, clip = list(drawn.reference_pictures()), drawn.source_frames()
+    if clip is not None and len(clip) == 1:
+        pictures, clip = [*pictures, clip[0]], None
+    return show(pictures, clip, {"image": sight.image, "video": sight.video}, sight.num_frames, dict(sight.first))
 
 
 def _looked_at(
@@ -160,8 +166,8 @@ def _proxies(
 ) -> list[Prepared]:
     """Pictures to be made again, and to be picked from several (fact sheet 7)."""
     frames = [clip[0] for one in drawn if (clip := one.target_frames()) is not None]
-    visuals = [picture(frame, IMAGE_BUDGET) for frame in frames]
-    pictures = [reference for (reference,) in _looked_at([[v] for v in visuals], [[t] for t in targets], readers)]
+    visuals = [[picture(frame, readers.sight.image)] for frame in frames]
+    pictures = [reference for (reference,) in _looked_at(visuals, [[target] for target in targets], readers)]
     asked = [("reconstruct", reconstruction(writer, index)) for index in range(min(PROXIES, len(drawn)))]
     if len(drawn) > 1:
         asked += [("pick", selection(writer, rng, len(drawn))) for _ in range(PROXIES)]
