@@ -1,4 +1,4 @@
-"""While a denoiser learns: what is rare in a sample counts more, and its tokens are asked what they show; both fade."""
+"""While a denoiser learns: what is rare in a sample counts more where it can be seen, and tokens are asked what they show."""
 
 from itertools import pairwise
 
@@ -7,7 +7,7 @@ import torch
 
 from loomvideo.data.world.scene import COLOURS, MOTIONS, SHAPES, Background, Object, Scene
 from loomvideo.training.cells import MOTION, NOTHING, UNKNOWN, WIDTH, Readout, cells_of
-from loomvideo.training.denoiser import AIDED_SHARE, aid_at, importance
+from loomvideo.training.denoiser import AIDED_SHARE, SEEN, aid_at, importance
 from loomvideo.training.features import latent_cells
 from loomvideo.training.objective import CALM_TIME, error_weights
 
@@ -15,6 +15,7 @@ SCENE = Scene(
     objects=(Object(shape="star", colour="red", motion="moves right", x=0.25, y=0.5, travel=0.5),),
     background=Background(colours=("blue",)),
 )
+CLEAN, NOISE = torch.zeros(1), torch.ones(1)  # flow times
 
 
 def picture_with_object(ground=0.0, noise=0.0):
@@ -25,20 +26,21 @@ def picture_with_object(ground=0.0, noise=0.0):
 
 
 def test_weights_have_a_mean_of_one():
-    for aid in (0.0, 0.5, 1.0):
+    for time in (CLEAN, 0.5, NOISE):
         batch = torch.cat([picture_with_object(), picture_with_object(noise=1.0)])
-        assert importance(batch, None, aid).mean() == pytest.approx(1.0, abs=1e-6)
+        assert importance(batch, None, torch.as_tensor(time).expand(2)).mean() == pytest.approx(1.0, abs=1e-6)
 
 
-def test_an_object_counts_more_than_its_ground_while_aid_lasts_and_as_much_after_it():
-    weights = importance(picture_with_object(), None, 1.0)[0, 0, 0]
+def test_an_object_counts_more_than_its_ground_where_noise_does_not_hide_it_and_as_much_where_it_does():
+    weights = importance(picture_with_object(), None, CLEAN)[0, 0, 0]
     assert weights[1, 2] > 5 * weights[0, 0]
-    assert torch.allclose(importance(picture_with_object(), None, 0.0), torch.ones(1, 1, 1, 4, 4))
+    assert torch.equal(weights, importance(picture_with_object(), None, torch.tensor([SEEN]))[0, 0, 0])
+    assert torch.allclose(importance(picture_with_object(), None, NOISE), torch.ones(1, 1, 1, 4, 4))
 
 
 def test_a_plain_sample_counts_more_than_a_textured_one():
     batch = torch.cat([picture_with_object(), picture_with_object(noise=1.0)])
-    plain, textured = importance(batch, None, 0.0).flatten(1).mean(1)
+    plain, textured = importance(batch, None, NOISE.expand(2)).flatten(1).mean(1)
     assert plain > 5 * textured
 
 
@@ -46,7 +48,7 @@ def test_an_edit_is_compared_with_its_source():
     source = picture_with_object(noise=1.0)
     target = source.clone()
     target[..., 3, 3] += 1.0
-    weights = importance(target, source, 1.0)[0, 0, 0]
+    weights = importance(target, source, CLEAN)[0, 0, 0]
     assert weights.argmax() == 15
     assert weights[3, 3] > 5 * weights[1, 2]
 

@@ -22,6 +22,7 @@ LOOK_SECONDS = 20.0  # between looks for new shards
 SMALLEST_BATCH = 4
 READOUT_WEIGHT = 0.2
 AIDED_SHARE = 0.7
+SEEN = 0.5  # the flow time up to which a noisy sample shows its objects
 SMALL_DISTANCE = 0.03  # mean square; a plain ground with a small object differs from its median by so much
 Layout = tuple[tuple[int, ...], bool, tuple[tuple[int, ...], ...]]
 
@@ -92,14 +93,14 @@ class Apprentice(nn.Module):
     def loss(self, batch: Batch, items: Sequence[Prepared], aid: float) -> tuple[Tensor, dict[str, float]]:
         """The loss, and what the log says of it: the mean of squared errors by thirds of the noise, and by task.
 
-        ``aid`` (1 to 0) is how much the loss favours what is rare in a sample, and how much the readout counts.
+        ``aid`` (1 to 0) is how much the readout counts.
         """
         errors = self.recipe.squared_errors(self.model, batch)
         known, bands = errors.detach().flatten(1).mean(1).cpu(), (batch.time * 3).long().clamp(max=2).cpu()
         figures = {f"noise_{band}": float(known[bands == band].mean()) for band in bands.unique().tolist()}
         moving = "clip" if batch.latents.shape[2] > 1 else "picture"
         figures |= {"error": float(known.mean()), f"{items[0]['task']}_{moving}": float(known.mean())}
-        loss = (errors * importance(batch.latents, self.recipe.given(batch), aid)).mean()
+        loss = (errors * importance(batch.latents, self.recipe.given(batch), batch.time)).mean()
         cells = [item["cells"].float() for item in items if "cells" in item]
         if aid and len(cells) == len(items):
             shown = torch.stack(cells).to(errors.device)
@@ -115,25 +116,27 @@ class Apprentice(nn.Module):
         return loss, figures
 
 
-def importance(latents: Tensor, given: Tensor | None, aid: float) -> Tensor:
+def importance(latents: Tensor, given: Tensor | None, time: Tensor) -> Tensor:
     """Weights (b, 1, f, y, x) of mean one for latents (b, c, f, y, x): what there is to be told apart in a sample counts,
     not how much of it there is.
 
     ``given`` is the source where the sample is an edit of one; otherwise a sample is compared with its own median. Grounds of
-    photographs differ from theirs twenty times as much as a plain ground's object does, and the plain loss is theirs; with
-    ``aid`` what is least like the rest of its sample counts up to thirteen times, too.
+    photographs differ from theirs twenty times as much as a plain ground's object does, and the plain loss is theirs; and
+    what is least like the rest of its sample counts up to thirteen times, in full up to the time (b,) `SEEN` and less and
+    less towards pure noise: where noise hides what stands where, weights that know it would teach too much of it.
     """
     if given is None:
         given = latents.flatten(2).median(dim=2).values[..., None, None, None]
     distance = (latents - given).square().mean(1, keepdim=True)
     typical = distance.mean((2, 3, 4), keepdim=True)
-    rare = 1 + 3 * aid * (distance / typical.clamp(min=1e-6)).clamp(max=4)
+    seen = ((1 - time) / (1 - SEEN)).clamp(max=1)[:, None, None, None, None]
+    rare = 1 + 3 * seen * (distance / typical.clamp(min=1e-6)).clamp(max=4)
     weights = rare / rare.mean((2, 3, 4), keepdim=True) / (typical + SMALL_DISTANCE)
     return weights / weights.mean()
 
 
 def aid_at(progress: float) -> float:
-    """From 1 to 0 over the first 70 % of a run, since weighted errors are not what is to be learnt in the end."""
+    """From 1 to 0 over the first 70 % of a run, since reading out is not what is to be learnt in the end."""
     return max(1 - progress / AIDED_SHARE, 0.0)
 
 

@@ -60,10 +60,14 @@ _CLIP: Sizes = {"num_frames": 17}
 _SHORT: Sizes = {"num_frames": 9}
 _WIDE: Sizes = {"num_frames": 17, "height": 96, "width": 160}
 _TALL: Sizes = {"num_frames": 17, "height": 160, "width": 96}
+_LARGE: Sizes = {"num_frames": 1, "height": 256, "width": 448}  # of which one costs what seven small pictures cost
+_LARGER: Sizes = {"num_frames": 9, "height": 192, "width": 336}
 MIXTURE: Mixture = (
     ("t2i", _PICTURE, 0.34),
     ("edit_image", _PICTURE, 0.28),
     ("style_image", _PICTURE, 0.06),
+    ("style_image", _LARGE, 0.01),
+    ("edit_image", _LARGE, 0.02),
     ("guided_edit", _PICTURE, 0.08),
     ("mi2v", _PICTURE, 0.05),
     ("t2v", _CLIP, 0.03),
@@ -74,11 +78,13 @@ MIXTURE: Mixture = (
     ("edit_video", _SHORT, 0.02),
     ("style_video", _CLIP, 0.01),
     ("style_video", _WIDE, 0.01),
+    ("style_video", _LARGER, 0.005),
+    ("edit_video", _LARGER, 0.005),
     ("guided_edit", _CLIP, 0.02),
     ("mi2v", _CLIP, 0.02),
 )
 STAGES = (
-    Stage(until=0.6, shares={"picture": 0.9, "clip": 0.1}),
+    Stage(until=0.6, shares={"picture": 0.8, "clip": 0.2}),
     Stage(until=1.0, shares={"picture": 0.5, "clip": 0.5}),
 )
 
