@@ -1,6 +1,7 @@
 """Several processes that carry out one request together: guidance branches over ranks, tokens within a branch, columns
 of the picture while it is decoded."""
 
+import atexit
 import math
 import os
 from collections import deque
@@ -102,4 +103,6 @@ def form_team(device: torch.device) -> Team | None:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # its threads must not outlive the interpreter, which now and then ended in an abort
+        atexit.register(dist.destroy_process_group)
     return Team(device)
