@@ -182,7 +182,7 @@ def test_the_language_model_sees_frames_of_the_whole_clip_and_the_vae_those_that
 def test_one_frame_of_a_clip_is_a_picture_to_both(pipe):
     made = decided(pipe, source=CLIP, num_frames=1)
     assert made.whole_source is None
-    assert references_of(made)[1] is None
+    assert references_of(made.references, made.source)[1] is None
     (visual,) = pipe.visuals(made)
     assert visual.kind == "image"
 

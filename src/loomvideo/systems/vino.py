@@ -112,7 +112,7 @@ class VinoPipeline(VideoPipeline):
         """The branches' velocity functions and the scales between them; see VideoPipeline.condition."""
         self.scheduler.set_shift(self.config["shift_video" if plan.num_frames > 1 else "shift_image"])
         set_rotary_tables(self.mllm, rounded=False)
-        pictures, clip = references_of(plan)
+        pictures, clip = references_of(plan.references, plan.source)
         branches, scales = guidance_branches(
             self.visuals(plan),
             encode_references(self.vae, pictures, clip, posterior),
@@ -130,7 +130,7 @@ class VinoPipeline(VideoPipeline):
         """What the language model sees: the pictures, one that is edited last, or the clip that is edited behind them."""
         if self.first_budgets is None:
             return super().visuals(plan)
-        pictures, clip = references_of(plan)
+        pictures, clip = references_of(plan.references, plan.source)
         frames = self.limits.whole_source_frames or vino_chat.FRAMES
         seen = clip if plan.whole_source is None else plan.whole_source
         return show(pictures, seen, self.pixel_budgets, frames, self.first_budgets)
@@ -154,11 +154,13 @@ def with_role(task: Task, prompt: str) -> str:
     return prompt if thought.mentions(prompt) else ROLES.get(task, "") + prompt
 
 
-def references_of(plan: Plan) -> tuple[list[np.ndarray], np.ndarray | None]:
+def references_of(
+    references: Sequence[np.ndarray], source: np.ndarray | None
+) -> tuple[list[np.ndarray], np.ndarray | None]:
     """The pictures uint8 (y, x, 3) and the clip (t, y, x, 3) that stand before the target; an edited picture is the last."""
-    if plan.source is None or len(plan.source) > 1:
-        return list(plan.references), plan.source
-    return [*plan.references, plan.source[0]], None
+    if source is None or len(source) > 1:
+        return list(references), source
+    return [*references, source[0]], None
 
 
 def show(

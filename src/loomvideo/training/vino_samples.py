@@ -22,7 +22,7 @@ from loomvideo.data.world.words import caption
 from loomvideo.models.chat import tokenise
 from loomvideo.models.qwen import Visual, model_arguments, picture
 from loomvideo.systems.request import Task
-from loomvideo.systems.vino import GuidanceBranch, guidance_branches, show, with_role
+from loomvideo.systems.vino import GuidanceBranch, guidance_branches, references_of, show, with_role
 from loomvideo.training.features import encode, encode_each, latent_cells, shown_scenes
 from loomvideo.training.mllm import Sight, visuals_of
 from loomvideo.training.objective import sample_time
@@ -123,9 +123,7 @@ def _shown(drawn: Sample, sight: Sight) -> list[Visual]:
     """As VinoPipeline.visuals."""
     if sight.first is None:
         return visuals_of(drawn, sight)
-    pictures, clip = list(drawn.reference_pictures()), drawn.source_frames()
-    if clip is not None and len(clip) == 1:
-        pictures, clip = [*pictures, clip[0]], None
+    pictures, clip = references_of(drawn.reference_pictures(), drawn.source_frames())
     return show(pictures, clip, {"image": sight.image, "video": sight.video}, sight.num_frames, dict(sight.first))
 
 
