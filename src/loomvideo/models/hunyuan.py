@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from loomvideo.conditioning.markers import bounded_positions, bounded_tokens
 from loomvideo.models.attention import AttentionFunction, attention
-from loomvideo.models.prediction import check_prediction, velocity_of
+from loomvideo.models.prediction import Copied, CopyGate, check_prediction, copied_from, velocity_of
 from loomvideo.models.wan import Sizes, gated_residual, modulated_norm, patchify, rotate, unpatchify
 
 FREQ_DIM = 256  # of the sinusoids of time and guidance
@@ -38,6 +38,7 @@ class Conditions:
     context_mask: Tensor | None  # (b, 1, 1, m), True at real tokens
     joint_mask: Tensor | None  # (b, 1, 1, v + m), the same where visual tokens stand before the text
     guidance: Tensor  # (1, d): embedding of the constant guidance
+    copied: Copied | None  # what the head may copy
     references: Tensor | None  # (b, r, d)
     rope: Tensor  # complex64 (v + m, 1, k / 2); text is not turned
 
@@ -294,10 +295,11 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         rope_axes_dim: tuple[int, ...] = (16, 56, 56),
         image_condition_type: str | None = None,
         prediction: str = "velocity",
+        copies_source: bool = False,
     ) -> None:
         super().__init__()
         _check_fields(qk_norm, guidance_embeds, image_condition_type, num_refiner_layers)
-        check_prediction(prediction)
+        check_prediction(prediction, copies_source=copies_source)
         self.patch_size = (patch_size_t, patch_size, patch_size)
         dim = num_attention_heads * attention_head_dim
         ffn_dim = int(dim * mlp_ratio)
@@ -312,7 +314,9 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             SingleBlock(dim, num_attention_heads, ffn_dim) for _ in range(num_single_layers)
         )
         self.norm_out = Modulation(dim, 2)
-        self.proj_out = nn.Linear(dim, out_channels * patch_size_t * patch_size**2)
+        numbers = out_channels * patch_size_t * patch_size**2
+        self.proj_out = nn.Linear(dim, numbers)
+        self.copy_gate = CopyGate(dim, numbers) if copies_source else None
         self.gradient_checkpointing = False
         self.reset_parameters()
 
@@ -326,6 +330,8 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         zero = [module.linear for module in self.modules() if isinstance(module, Modulation)]
         for linear in (*zero, self.proj_out):
             nn.init.zeros_(linear.weight)
+        if self.copy_gate is not None:
+            self.copy_gate.reset_parameters()
 
     @apply_forward_hook  # offloaded weights are fetched for this, too
     def prepare(
@@ -362,6 +368,7 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             guidance=embed_number(
                 self.time_text_embed.guidance_embedder, torch.tensor([EMBEDDED_GUIDANCE], device=text.device)
             ),
+            copied=copied_from(self._edited(references, latent_shape)),
             references=self._reference_tokens(references, markers),
             rope=self._rope(positions, num_text=text.shape[1]).to(text.device),
         )
@@ -382,10 +389,21 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         for block in self.single_transformer_blocks:
             x = self._run(block, x, *shared)
         scale, shift = self.norm_out(embedding)
-        x = self.proj_out(modulated_norm(x[:, num_visual - num_target : num_visual], shift, scale, EPS))
-        x = x.unflatten(2, (self.config["out_channels"], -1)).transpose(2, 3).flatten(2)  # channel last in every patch
-        said = unpatchify(x, self._grid(latents.shape[-3:]), self.patch_size)
+        x = modulated_norm(x[:, num_visual - num_target : num_visual], shift, scale, EPS)
+        said = self._latents(self.proj_out(x), latents.shape)
+        if self.copy_gate is not None and conditions.copied is not None:
+            said = self.copy_gate.mix(said, self._latents(self.copy_gate(x), latents.shape), conditions.copied)
         return velocity_of(said, self.config["prediction"], latents, timestep)
+
+    def _latents(self, x: Tensor, latent_shape: Sequence[int]) -> Tensor:
+        """Vectors (b, n, channel and patch) -> (b, c, f, y, x)."""
+        x = x.unflatten(2, (self.config["out_channels"], -1)).transpose(2, 3).flatten(2)  # channel last in every patch
+        return unpatchify(x, self._grid(latent_shape[-3:]), self.patch_size)
+
+    def _edited(self, references: Sequence[Tensor], latent_shape: Sequence[int]) -> Tensor | None:
+        """The last reference where it is of the target's size: there an edit's source stands."""
+        last = references[-1] if references else None
+        return None if last is None or last.shape[-3:] != tuple(latent_shape[-3:]) else last
 
     def _run(self, block: nn.Module, *arguments: object) -> Any:
         if self.gradient_checkpointing and torch.is_grad_enabled():

@@ -14,7 +14,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from loomvideo.conditioning.context import pad_context
-from loomvideo.models.prediction import velocity_of
+from loomvideo.models.prediction import Copied, copied_from, velocity_of
 from loomvideo.models.wan import Block, WanTransformer, grid_positions, patchify, rope_table
 
 
@@ -26,6 +26,7 @@ class ContextConditions:
     context_bias: Tensor | None  # (b, 1, 1, m), what is added to the logits of the rows
     rope: Tensor  # complex64 (n, 1, k / 2)
     added: Tensor | None  # (b, c, f, y, x), what is added to the noisy latents before they become tokens
+    copied: Copied | None  # the same, as what the head may copy
 
 
 class OmniVideoTransformer3DModel(WanTransformer):
@@ -57,6 +58,7 @@ class OmniVideoTransformer3DModel(WanTransformer):
         pos_embed_seq_len: int | None = None,
         max_context_len: int = 2560,
         prediction: str = "velocity",
+        copies_source: bool = False,
     ) -> None:
         super().__init__()
         self.reset_parameters()
@@ -92,6 +94,7 @@ class OmniVideoTransformer3DModel(WanTransformer):
             context_bias=bias,
             rope=rope_table(positions, self.axis_dims, rounded=False, fresh_time=False).unsqueeze(1).to(rows.device),
             added=None if added is None else added.to(dtype),
+            copied=copied_from(added),
         )
 
     def forward(self, latents: Tensor, timestep: Tensor, conditions: ContextConditions) -> Tensor:
@@ -102,5 +105,5 @@ class OmniVideoTransformer3DModel(WanTransformer):
         num_target = x.shape[1]
         for block, context in zip(self.blocks, conditions.context, strict=True):
             x = self.run_block(block, x, modulation, num_target, conditions.rope, context, conditions.context_bias)
-        said = self.head(x, embedding, self.grid(latents.shape))
+        said = self.head(x, embedding, self.grid(latents.shape), conditions.copied)
         return velocity_of(said, self.config["prediction"], latents, timestep)

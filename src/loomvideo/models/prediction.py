@@ -1,20 +1,67 @@
-"""What a denoiser's head says: the velocity itself, or the clean latents that it follows from.
+"""What a denoiser's head says: the velocity itself, or the clean latents that it follows from; and what it need not say.
 
 A velocity holds all of a token's noise. A denoiser that is hardly wider than its tokens (four latents of 48 numbers are 192,
 the built-in models are 224 wide) is filled by carrying that noise from its input to its output; clean latents have far fewer
 dimensions, and the noise is in the input already (Li and He, "Back to Basics: Let Denoising Generative Models Denoise", 2025).
 """
 
-from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 PREDICTIONS = ("velocity", "clean")
 LEAST_TIME = 0.05  # smaller ones would blow errors of the clean latents up
 
 
-def check_prediction(prediction: str) -> None:
-    """Raise ValueError for a field of a denoiser's configuration that there is not."""
+Copied = tuple[Tensor, Tensor]  # a source (b, c, f, y, x), and 1 or 0 (b, 1, 1, 1, 1) where there is one or none
+
+
+class CopyGate(nn.Module):
+    """How far a predicted number is the source's own (a mixture as in See, Liu and Manning, "Get To The Point", 2017).
+
+    What an edit leaves alone then passes by the blocks, which would have to carry it through every norm. Of a place that stays
+    or changes, and a prediction with normal errors, the probability that it stays is logistic in their squared distance: the
+    gate begins as that, of the whole place, and learns from the tokens what else speaks for it.
+    """
+
+    def __init__(self, dim: int, numbers: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(numbers, dim))
+        self.bias = nn.Parameter(torch.empty(numbers))
+        self.sharpness = nn.Parameter(torch.empty(1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.constant_(self.bias, 2.0)
+        nn.init.constant_(self.sharpness, 3.4)  # a mean squared distance of 0.07 is as likely a change as none
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (b, n, d) -> their part of the logits (b, n, numbers)."""
+        return F.linear(tokens, self.weight, self.bias)
+
+    def mix(self, said: Tensor, logits: Tensor, copied: Copied) -> Tensor:
+        """Predicted numbers (b, c, f, y, x), mixed with the source's; the tokens' logits are of the same shape."""
+        source, there = copied[0].float(), copied[1]
+        said = said.float()
+        distance = (said - source).square().mean(dim=1, keepdim=True)
+        copies = (logits.float() - self.sharpness.float().exp() * distance).sigmoid()
+        return torch.lerp(said, source, copies * there)
+
+
+def copied_from(source: Tensor | None) -> Copied | None:
+    """A source (b, c, f, y, x) with what says which of its samples have one: those that are not all zeros."""
+    if source is None:
+        return None
+    return source, source.flatten(1).any(dim=1)[:, None, None, None, None].float()
+
+
+def check_prediction(prediction: str, *, copies_source: bool = False) -> None:
+    """Raise ValueError for a field of a denoiser's configuration that there is not, or fields that exclude each other."""
     if prediction not in PREDICTIONS:
         raise ValueError(f"prediction={prediction!r}: a denoiser predicts {' or '.join(PREDICTIONS)}")
+    if copies_source and prediction != "clean":
+        raise ValueError(f'copies_source and prediction={prediction!r}: only clean latents hold a source; use "clean"')
 
 
 def velocity_of(said: Tensor, prediction: str, noisy: Tensor, timestep: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from loomvideo.conditioning.references import modulate_segments, reference_time
 from loomvideo.conditioning.source import add_source
 from loomvideo.models.attention import AttentionFunction, attention
-from loomvideo.models.prediction import check_prediction, velocity_of
+from loomvideo.models.prediction import Copied, CopyGate, check_prediction, copied_from, velocity_of
 
 ROPE_THETA = 10_000.0
 Sizes = tuple[int, int, int]  # along time, rows and columns
@@ -36,6 +36,7 @@ class Conditions:
     context: tuple[tuple[Tensor, Tensor], ...]  # keys and values (b, m, h, k) of every block's cross-attention
     context_mask: Tensor | None  # (b, 1, 1, m), True at real tokens
     source: Tensor | None  # (b, n, d), or (1, 1, d) where there is no source
+    copied: Copied | None  # what the head may copy
     references: Tensor | None  # (b, r, d)
     rope: Tensor  # complex64 (n + r, 1, k / 2)
 
@@ -221,7 +222,7 @@ class WanTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         super().__init__()
         config = self.config
         _check_wan_fields(config)
-        check_prediction(config["prediction"])
+        check_prediction(config["prediction"], copies_source=config["copies_source"])
         self.patch_size: Sizes = tuple(config["patch_size"])
         head_dim, eps = config["attention_head_dim"], config["eps"]
         spatial_dim = 2 * (head_dim // 6)
@@ -234,7 +235,9 @@ class WanTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.blocks = nn.ModuleList(
             Block(dim, config["num_attention_heads"], config["ffn_dim"], eps) for _ in range(config["num_layers"])
         )
-        self.proj_out = nn.Linear(dim, config["out_channels"] * math.prod(self.patch_size))
+        numbers = config["out_channels"] * math.prod(self.patch_size)
+        self.proj_out = nn.Linear(dim, numbers)
+        self.copy_gate = CopyGate(dim, numbers) if config["copies_source"] else None
         self.gradient_checkpointing = False
 
     def reset_parameters(self) -> None:
@@ -247,17 +250,22 @@ class WanTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         for linear in (self.condition_embedder.time_embedder.linear_1, self.condition_embedder.time_embedder.linear_2):
             nn.init.normal_(linear.weight, std=0.02)
         nn.init.zeros_(self.proj_out.weight)
+        if self.copy_gate is not None:
+            self.copy_gate.reset_parameters()
 
     def run_block(self, block: nn.Module, *arguments: object) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return self._gradient_checkpointing_func(block, *arguments)  # pyright: ignore[reportOptionalCall]
         return block(*arguments)
 
-    def head(self, x: Tensor, embedding: Tensor, grid: Sizes) -> Tensor:
+    def head(self, x: Tensor, embedding: Tensor, grid: Sizes, copied: Copied | None) -> Tensor:
         """Target tokens (b, n, d) and the time's embedding (b, 1, d) -> what is predicted (b, c, f, y, x)."""
         shift, scale = (self.scale_shift_table.float() + embedding).chunk(2, dim=1)
-        x = self.proj_out(modulated_norm(x, shift, scale, self.config["eps"]))
-        return unpatchify(x, grid, self.patch_size)
+        x = modulated_norm(x, shift, scale, self.config["eps"])
+        said = unpatchify(self.proj_out(x), grid, self.patch_size)
+        if self.copy_gate is None or copied is None:
+            return said
+        return self.copy_gate.mix(said, unpatchify(self.copy_gate(x), grid, self.patch_size), copied)
 
     def grid(self, latent_shape: Sequence[int]) -> Sizes:
         """Tokens along time, rows and columns; ValueError where the patches do not fit."""
@@ -277,7 +285,8 @@ class LoomVideoTransformer3DModel(WanTransformer):
     `prepare` computes what no step changes, `forward` one velocity; training and inference call these two. The fields
     are those of diffusers' Wan configuration and `mllm_dim`, the width of the language model's layers;
     `use_source_embedding`, off in the published first training stage; `rounded_rotary_tables`, on for weights that were
-    trained with bfloat16 tables (fact sheet 4.10); `prediction`, "velocity" as published or "clean" (models.prediction).
+    trained with bfloat16 tables (fact sheet 4.10); `prediction`, "velocity" as published or "clean", and `copies_source`,
+    whether its head may copy the source's numbers (models.prediction).
     """
 
     @register_to_config
@@ -303,6 +312,7 @@ class LoomVideoTransformer3DModel(WanTransformer):
         use_source_embedding: bool = True,
         rounded_rotary_tables: bool = False,
         prediction: str = "velocity",
+        copies_source: bool = False,
     ) -> None:
         super().__init__()
         dim = num_attention_heads * attention_head_dim
@@ -349,6 +359,7 @@ class LoomVideoTransformer3DModel(WanTransformer):
             ),
             context_mask=None if context_mask is None else context_mask.bool()[:, None, None, :],
             source=self._source_tokens(source, layers[0]),
+            copied=None if self.source_patch_embedding is None else copied_from(source),
             references=self._reference_tokens(references),
             rope=self._rope(grid, [self.grid(latents.shape) for latents in references]).to(layers[0].device),
         )
@@ -364,7 +375,7 @@ class LoomVideoTransformer3DModel(WanTransformer):
             x = torch.cat([x, conditions.references], dim=1)  # (b, n + r, d)
         for block, context in zip(self.blocks, conditions.context, strict=True):
             x = self.run_block(block, x, modulation, num_target, conditions.rope, context, conditions.context_mask)
-        said = self.head(x[:, :num_target], embedding, self.grid(latents.shape))
+        said = self.head(x[:, :num_target], embedding, self.grid(latents.shape), conditions.copied)
         return velocity_of(said, self.config["prediction"], latents, timestep)
 
     def _source_tokens(self, source: Tensor | None, near: Tensor) -> Tensor | None:

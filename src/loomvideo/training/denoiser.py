@@ -101,15 +101,15 @@ class Apprentice(nn.Module):
         moving = "clip" if batch.latents.shape[2] > 1 else "picture"
         figures |= {"error": float(known.mean()), f"{items[0]['task']}_{moving}": float(known.mean())}
         loss = (errors * importance(batch.latents, self.recipe.given(batch), batch.time)).mean()
-        cells = [item["cells"].float() for item in items if "cells" in item]
-        if aid and len(cells) == len(items):
-            shown = torch.stack(cells).to(errors.device)
+        rows = [row for row, item in enumerate(items) if "cells" in item]
+        if aid and rows:
+            shown = torch.stack([items[row]["cells"].float() for row in rows]).to(errors.device)
             if shown.shape[1] != (places := batch.latents[0, 0].numel()):
                 raise ValueError(
                     f"{shown.shape[1]} cells for {places} places of the latents: an earlier version prepared these shards; "
                     "delete them, so that they are prepared anew"
                 )
-            tokens = self.target_tokens(self.output, shown.shape[1])
+            tokens = self.target_tokens(self.output, shown.shape[1])[rows]
             reading, right = self.readout.loss(tokens.flatten(0, 1), shown.flatten(0, 1))
             loss, figures = loss + aid * READOUT_WEIGHT * reading, figures | right
         self.output = None

@@ -186,6 +186,7 @@ def build_denoiser() -> LoomVideoTransformer3DModel:
         num_layers=6,
         mllm_dim=192,
         prediction="clean",
+        copies_source=True,
     )
     # projector and source start at zero to leave a trained denoiser undisturbed; there is none here
     for layer in ("mllm_embedder.linear_2", "source_patch_embedding"):

@@ -250,6 +250,7 @@ def build_model() -> OmniVideoModel:
         num_layers=6,
         max_context_len=192,
         prediction="clean",
+        copies_source=True,
     )
     text = transformer.condition_embedder.text_embedder
     for linear in (text.linear_1, text.linear_2):  # published small, beside a denoiser that was trained before

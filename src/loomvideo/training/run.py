@@ -54,7 +54,7 @@ def batch_scale(device: torch.device) -> int:
 
 def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
     """Weights that Muon trains: no tables, no embeddings, neither the first nor the last layer."""
-    edges = ("embed", "conv_in", "conv_out", "proj_out", "lm_head", "table", "gamma")
+    edges = ("embed", "conv_in", "conv_out", "proj_out", "copy_gate", "lm_head", "table", "gamma")
     return parameter.ndim >= 2 and min(parameter.flatten(1).shape) > 4 and not any(edge in name for edge in edges)
 
 

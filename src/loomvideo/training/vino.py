@@ -220,5 +220,6 @@ def build_model() -> VinoModel:
         rope_theta=256.0,
         rope_axes_dim=(8, 12, 12),
         prediction="clean",
+        copies_source=True,
     )
     return VinoModel(transformer, QueryConnector(NUM_QUERIES, hidden_size=192, z_dim=192, hy_dim=7 * 32))
