@@ -53,6 +53,15 @@ def test_an_edit_is_compared_with_its_source():
     assert weights[3, 3] > 5 * weights[1, 2]
 
 
+def test_an_edit_of_everything_is_not_passed_over_for_one_of_little():
+    source = picture_with_object()
+    little, all_of_it = source.clone(), source + 1.0
+    little[..., 3, 3] += 1.0
+    weights = importance(torch.cat([little, all_of_it]), source.expand(2, -1, -1, -1, -1), NOISE.expand(2))
+    of_little, of_all = weights.flatten(1).mean(1)
+    assert of_all < of_little < 3 * of_all
+
+
 def test_aid_fades_to_nothing_before_the_end():
     assert aid_at(0.0) == 1.0
     assert aid_at(AIDED_SHARE / 2) == pytest.approx(0.5)

@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from loomvideo.cli.options import MODEL_OPTIONS, UsageError, add_model_options, add_speed, given, number, whole_number
+from loomvideo.cli.options import (
+    MODEL_OPTIONS,
+    UsageError,
+    add_keep_source,
+    add_model_options,
+    add_speed,
+    given,
+    number,
+    whole_number,
+)
 from loomvideo.cli.progress import Progress, Silence, show_progress
 from loomvideo.cli.session import Session
 from loomvideo.evaluation.cases import REAL_STYLE, TASKS, WORD_TASKS, Case, Result, Size
@@ -31,7 +40,7 @@ GENERATED = {
     "request": "t2v",
     "request_image": "t2i",
 }
-SAMPLING = ("num_inference_steps", "guidance_scale", "guidance_scale_visual", "think", "speed")
+SAMPLING = ("num_inference_steps", "guidance_scale", "guidance_scale_visual", "think", "speed", "keep_source")
 LIKELIEST = Decoding(temperature=0, max_new_tokens=128)  # the same words each time
 EPILOG = """\
 examples:
@@ -74,6 +83,7 @@ def add_parser(commands: "argparse._SubParsersAction") -> None:
     sampling.add_argument("--guidance-scale", type=number, metavar="SCALE")
     sampling.add_argument("--guidance-scale-visual", type=number, metavar="SCALE")
     add_speed(sampling)
+    add_keep_source(sampling)
     sampling.add_argument(
         "--think", action="store_true", default=None, help="let the language model first say what is to be seen"
     )
@@ -153,6 +163,8 @@ def measure(
 
 def request_of(case: Case, limits: ModelLimits, sampling: dict[str, Any]) -> Request:
     task = Task(GENERATED.get(case.task, "edit"))
+    if case.source is None:
+        sampling = {name: value for name, value in sampling.items() if name != "keep_source"}
     return Request(
         prompt=case.prompt,
         source=source_of(case, limits.for_task(task, still=False).fps),

@@ -35,6 +35,7 @@ REQUEST_OPTIONS = (
     "seed",
     "think",
     "speed",
+    "keep_source",
 )
 MODEL_OPTIONS = ("system", "model", "device", "dtype", "memory_limit", "weights", "compile", "lora")
 
@@ -133,6 +134,8 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
         help="let the language model first say what is to be seen; the rewritten prompt is printed and kept in the recipe",
     )
 
+    add_keep_source(content)
+
     size = parser.add_argument_group("size and length (default: the source's ratio and length at the model's own area)")
     size.add_argument("--height", "--output_height", type=whole_number, metavar="PIXELS")
     size.add_argument("--width", "--output_width", type=whole_number, metavar="PIXELS")
@@ -185,6 +188,16 @@ def add_speed(group: "argparse._ArgumentGroup") -> None:
         "--speed",
         choices=tuple(SPEEDS),
         help="balanced takes two fifths of the model's steps, fast a sixth (default: exact)",
+    )
+
+
+def add_keep_source(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--keep-source",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="show the source's own pixels where an edit changes nothing, and not what the VAE makes of them (default: the "
+        "model's)",
     )
 
 

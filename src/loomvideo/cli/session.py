@@ -182,6 +182,7 @@ class Session:
             "guidance_scale_visual": decided.guidance_scale_visual,
             "seed": decided.seed,
             **({"speed": decided.speed} if decided.speed != "exact" else {}),
+            **({"keep_source": decided.keep_source} if request.keep_source is not None else {}),
             **({"window": decided.window} if decided.window is not None else {}),
             **({"think": True, "rewritten_prompt": decided.prompt} if request.think else {}),
         }

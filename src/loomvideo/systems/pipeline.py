@@ -30,6 +30,7 @@ from loomvideo.sampling.caches import EXACT, Shortcuts, caching
 from loomvideo.sampling.sampler import Branch, OnStep, sample
 from loomvideo.sampling.windows import Seam, windows
 from loomvideo.systems import thinking
+from loomvideo.systems.kept import KeptSource
 from loomvideo.systems.plan import Plan, frames_to_describe, latent_frames
 from loomvideo.systems.plan import plan as make_plan
 from loomvideo.systems.request import ModelLimits, Request, Task
@@ -126,6 +127,7 @@ class VideoPipeline(DiffusionPipeline):
         guidance_scale_visual: float | None = None,
         seed: int = 0,
         speed: str = "exact",
+        keep_source: bool | None = None,
         **options: Any,
     ) -> VideoOutput:
         """Make or edit a video or a picture; see systems.request.Request for the request, `generate` for the options.
@@ -150,6 +152,7 @@ class VideoPipeline(DiffusionPipeline):
             guidance_scale_visual=guidance_scale_visual,
             seed=seed,
             speed=speed,
+            keep_source=keep_source,
         )
         return self.generate(make_plan(request, self.limits), **options)
 
@@ -189,9 +192,11 @@ class VideoPipeline(DiffusionPipeline):
         plan = self._agreed(plan, begin)
         generator = generator or torch.Generator().manual_seed(plan.seed)
         noise = self.draw_noise(plan, generator) if latents is None else latents
+        kept = kept_source(plan)
         finished = self.latents_in_turn(
             plan,
             noise,
+            kept=kept,
             posterior=generator if sample_posterior else None,
             batch_branches=batch_branches,
             shortcuts=shortcuts,
@@ -200,7 +205,7 @@ class VideoPipeline(DiffusionPipeline):
         )
         latents = torch.cat(list(finished), dim=2)
         begin("decode")
-        frames = latents if output_type == "latent" else self.decode(latents, plan, output_type)
+        frames = latents if output_type == "latent" else self.decode(latents, plan, output_type, kept)
         self.maybe_free_model_hooks()
         return VideoOutput(frames=frames, fps=plan.fps, plan=plan)
 
@@ -220,9 +225,11 @@ class VideoPipeline(DiffusionPipeline):
         begin = callback_on_stage or (lambda stage: None)
         plan = self._agreed(plan, begin)
         noise = self.draw_noise(plan, torch.Generator().manual_seed(plan.seed))
+        kept = kept_source(plan)
         finished = self.latents_in_turn(
             plan,
             noise,
+            kept=kept,
             batch_branches=batch_branches,
             callback_on_step_end=callback_on_step_end,
             begin=begin,
@@ -230,7 +237,7 @@ class VideoPipeline(DiffusionPipeline):
         left = plan.output_frames
         decode_in_turn = pixels.decode_in_turn if self.team is None else self.team.decode_in_turn
         for frames in decode_in_turn(self.vae, finished, noise.shape[2]):
-            shown = plan.cut(frames[0])[:left]
+            shown = plan.cut(frames[0] if kept is None else kept.into(frames[0]))[:left]
             left -= len(shown)
             if len(shown) and (self.team is None or self.team.leads):
                 yield (255 * shown).round().byte().cpu().numpy()
@@ -250,13 +257,17 @@ class VideoPipeline(DiffusionPipeline):
         plan: Plan,
         noise: Tensor,
         *,
+        kept: KeptSource | None = None,
         posterior: torch.Generator | None = None,
         batch_branches: bool = True,
         shortcuts: Shortcuts = EXACT,
         callback_on_step_end: StepCallback | None = None,
         begin: Callable[[str], None] = lambda stage: None,
     ) -> Iterator[Tensor]:
-        """The latents (1, c, f, y, x) of each window of a plan, or of the one that it is; together those of the clip."""
+        """The latents (1, c, f, y, x) of each window of a plan, or of the one that it is; together those of the clip.
+
+        `kept` is told of them before they are yielded.
+        """
         places = windows(noise.shape[2], noise.shape[2] if plan.window is None else latent_frames(plan.window))
         seam = Seam(places)
         if shortcuts.first_block and self.team is not None:
@@ -287,6 +298,8 @@ class VideoPipeline(DiffusionPipeline):
                     on_velocity=seam if len(places) > 1 else None,
                     on_step=self._step_callback(progress.update, callback_on_step_end),
                 )
+            if kept is not None and part.source is not None:
+                kept.compare(latents[:, :, place.made], self.encode(part.source)[:, :, place.made])
             yield latents[:, :, place.made]
 
     @property
@@ -357,13 +370,16 @@ class VideoPipeline(DiffusionPipeline):
         """Frames uint8 (t, y, x, 3) to normalised latents (1, c, f, y, x)."""
         return pixels.encode(self.vae, pixels.to_pixels(frames), sample=posterior is not None, generator=posterior)
 
-    def decode(self, latents: Tensor, plan: Plan, output_type: str) -> np.ndarray | Tensor | list[Image.Image]:
-        """Latents to the frames that were asked for, decoded, cropped and cut."""
+    def decode(
+        self, latents: Tensor, plan: Plan, output_type: str, kept: KeptSource | None = None
+    ) -> np.ndarray | Tensor | list[Image.Image]:
+        """Latents to the frames that were asked for, decoded, cropped and cut; `kept` has been told of the latents."""
         if self.team is None:
             decoded = pixels.decode(self.vae, latents)
         else:
             decoded = torch.cat(list(self.team.decode_in_turn(self.vae, [latents], latents.shape[2])), dim=1)
-        frames = plan.cut(decoded[0].cpu())  # (t, y, x, 3)
+        made = decoded[0].cpu()  # (t, y, x, 3)
+        frames = plan.cut(made if kept is None else kept.into(made))
         if output_type == "pt":
             return frames.permute(0, 3, 1, 2)
         if output_type == "pil":
@@ -376,3 +392,8 @@ class VideoPipeline(DiffusionPipeline):
             return None if callback is None else callback(self, step, timestep, {"latents": latents}).get("latents")
 
         return on_step
+
+
+def kept_source(plan: Plan) -> KeptSource | None:
+    """What puts the source back into a plan's frames, where it says so."""
+    return KeptSource(plan.source) if plan.keep_source and plan.source is not None else None

@@ -57,6 +57,7 @@ class Plan:
     window: int | None = None  # frames made at a time, fewer than num_frames; None: all of them
     think: bool = False  # still to be thought about
     speed: str = "exact"
+    keep_source: bool = False
     notes: tuple[str, ...]  # what was chosen and why, for the person
 
     def cut(self, frames: Any) -> Any:
@@ -130,6 +131,7 @@ def plan(request: Request, limits: ModelLimits) -> Plan:
         window=_window(request, usual, num_frames),
         think=request.think,
         speed=request.speed,
+        keep_source=pixels is not None and bool(chosen("keep_source")),
         notes=(
             *size.notes,
             *_length_notes(request, usual, num_frames, output_frames, source_info),

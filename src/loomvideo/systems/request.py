@@ -74,6 +74,7 @@ class Request:
     seed: int = 0  # -1: a fresh one is drawn, and the plan records it
     think: bool = False  # the language model says first what is to be seen; see systems.thinking
     speed: str = "exact"  # or "balanced" or "fast": fewer steps, where no number of them is asked for
+    keep_source: bool | None = None  # whether what an edit leaves alone shows the source's own pixels; see systems.kept
 
     def __post_init__(self) -> None:
         alone = isinstance(self.references, str | Path | Image.Image | np.ndarray)
@@ -108,6 +109,7 @@ class ModelLimits:
     guidance_scale: float = 5.0
     guidance_scale_edit: float = 2.5
     guidance_scale_visual: float = 1.5
+    keep_source: bool = False
     negative_prompt: str = ""
     tasks: tuple[str, ...] = EVERY_SYSTEM
     task_defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -175,6 +177,10 @@ def check_options(request: Request, limits: ModelLimits) -> None:
         check_area(request.height, request.width, limits)
     if not isinstance(request.think, bool):
         raise RequestError(f"think={request.think!r}: must be true or false")
+    if not isinstance(request.keep_source, bool | None):
+        raise RequestError(f"keep_source={request.keep_source!r}: must be true or false")
+    if request.keep_source and request.source is None:
+        raise RequestError("keep_source: there is no source to keep; give one, or leave it out")
     if request.speed not in SPEEDS:
         raise RequestError(f"speed={request.speed!r}: must be one of {', '.join(SPEEDS)}")
     _check_references(request, limits)

@@ -1,6 +1,7 @@
 """Train a system's denoiser from prepared shards, in stages: what differs between systems is their `Recipe`."""
 
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ READOUT_WEIGHT = 0.2
 AIDED_SHARE = 0.7
 SEEN = 0.5  # the flow time up to which a noisy sample shows its objects
 SMALL_DISTANCE = 0.03  # mean square; a plain ground with a small object differs from its median by so much
+LARGE_DISTANCE = 0.15  # mean square; the median edit of a picture changes 0.06
 Layout = tuple[tuple[int, ...], bool, tuple[tuple[int, ...], ...]]
 
 
@@ -123,15 +125,17 @@ def importance(latents: Tensor, given: Tensor | None, time: Tensor) -> Tensor:
     ``given`` is the source where the sample is an edit of one; otherwise a sample is compared with its own median. Grounds of
     photographs differ from theirs twenty times as much as a plain ground's object does, and the plain loss is theirs; and
     what is least like the rest of its sample counts up to thirteen times, in full up to the time (b,) `SEEN` and less and
-    less towards pure noise: where noise hides what stands where, weights that know it would teach too much of it.
+    less towards pure noise: where noise hides what stands where, weights that know it would teach too much of it. Edits of all
+    that is there, styles and other grounds, count as those that change `LARGE_DISTANCE`: they are no easier to learn.
     """
+    largest = math.inf if given is None else LARGE_DISTANCE
     if given is None:
         given = latents.flatten(2).median(dim=2).values[..., None, None, None]
     distance = (latents - given).square().mean(1, keepdim=True)
     typical = distance.mean((2, 3, 4), keepdim=True)
     seen = ((1 - time) / (1 - SEEN)).clamp(max=1)[:, None, None, None, None]
     rare = 1 + 3 * seen * (distance / typical.clamp(min=1e-6)).clamp(max=4)
-    weights = rare / rare.mean((2, 3, 4), keepdim=True) / (typical + SMALL_DISTANCE)
+    weights = rare / rare.mean((2, 3, 4), keepdim=True) / (typical.clamp(max=largest) + SMALL_DISTANCE)
     return weights / weights.mean()
 
 

@@ -103,6 +103,7 @@ WORLD_LIMITS: Mapping[str, Any] = {
     "guidance_scale": 4.0,
     "guidance_scale_edit": 2.5,
     "guidance_scale_visual": 1.5,
+    "keep_source": True,
 }
 # What guidance branches lose, as rates that are certain or ruled out.
 NO_DROPOUT = {"all_dropout_rate": 0.0, "text_dropout_rate": 0.0}
