@@ -129,6 +129,16 @@ def test_like_with_a_change_keeps_the_rest(generate, tmp_path):
     assert after == before | {"seed": 5}
 
 
+@pytest.mark.parametrize(("words", "kept"), [(["--keep-source"], True), (["--no-keep-source"], False), ([], None)])
+def test_whether_the_source_is_kept_is_recorded_where_it_was_said(generate, inputs, tmp_path, words, kept):
+    for name, request in (
+        ("first.png", ["--prompt", "make it green", "--source", inputs / "a.png", *words]),
+        ("again.png", ["--like", tmp_path / "first.png"]),
+    ):
+        assert generate(*request, "--output", tmp_path / name).status == 0
+        assert read_metadata(tmp_path / name).get("keep_source") is kept
+
+
 def test_a_sources_sound_is_kept_unless_the_speed_changes(generate, inputs, tmp_path):
     with_sound = add_sound(inputs / "clip.mp4", tmp_path / "sound.mp4")
     for words, kept in (([], True), (["--fps", 16], False)):

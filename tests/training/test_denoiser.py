@@ -225,3 +225,25 @@ def test_cells_that_another_version_prepared_are_refused():
     batch = recipe.batch([Draw(one, (row,)) for row, one in enumerate(items)], CPU)
     with pytest.raises(ValueError, match=r"4 cells for 16 places of the latents.*prepared anew"):
         Apprentice(recipe, recipe.build(None)).loss(batch, items, aid=1.0)
+
+
+class RecipeOfSingleLatents(TinyRecipe):
+    """As the built-in models' tokens are, each of which is asked what it shows."""
+
+    def build(self, start):
+        model = super().build(start)
+        fields = {name: value for name, value in model.config.items() if not name.startswith("_")}
+        return type(model)(**{**fields, "patch_size": (1, 1, 1)})
+
+
+def test_samples_without_cells_leave_the_readout_to_those_beside_them():
+    """Styles have none, and stand in batches with edits that have."""
+    recipe = RecipeOfSingleLatents()
+    items = [sample(1), sample(2) | {"cells": torch.zeros(16, CELL_WIDTH)}]
+    apprentice = Apprentice(recipe, recipe.build(None))
+    losses = {}
+    for aid in (0.0, 1.0):
+        batch = recipe.batch([Draw(one, (row,)) for row, one in enumerate(items)], CPU)
+        losses[aid], figures = apprentice.loss(batch, items, aid)
+        assert ("right_cells" in figures) == bool(aid)
+    assert losses[1.0] > losses[0.0]
