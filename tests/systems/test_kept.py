@@ -86,11 +86,13 @@ def test_parts_of_any_length_give_what_the_whole_gives(parts, chunk):
     torch.testing.assert_close(found, whole, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("window", [None, 9])
 @pytest.mark.parametrize("system", ["loomvideo", "vino", "omnivideo"])
-def test_a_pipeline_streams_what_it_generates(system, small_pipeline):
+def test_a_pipeline_streams_what_it_generates(system, window, small_pipeline):
     pipe = small_pipeline(system)
-    clip = np.random.default_rng(1).integers(0, 255, (9, 32, 32, 3), dtype=np.uint8)
-    planned = plan(Request(prompt="x", source=clip, num_inference_steps=2, keep_source=True), pipe.limits)
+    clip = np.random.default_rng(1).integers(0, 255, (13, 32, 32, 3), dtype=np.uint8)
+    request = Request(prompt="x", source=clip, num_frames=13, window=window, num_inference_steps=2, keep_source=True)
+    planned = plan(request, pipe.limits)
     generated = pipe.generate(planned).frames
     streamed = np.concatenate(list(pipe.stream(planned)))
     assert planned.keep_source

@@ -12,7 +12,7 @@ from torch import Tensor
 from loomvideo.media.frames import FRAME_STRIDE
 
 # Root mean square distances of a place's normalised latents: up to the first it is the source's, from the second on another.
-SAME, CHANGED = 0.06, 0.15
+SAME, CHANGED = 0.03, 0.08
 
 
 class KeptSource:
