@@ -70,6 +70,7 @@ class FlowConfig:
 
     all_dropout_rate: float | None = None
     text_dropout_rate: float | None = None
+    even_time_share: float | None = None
     base_timestep_shift: float | None = None
     num_attn_token_base_shift: int | None = None
     timestep_shift_scale: float | None = None
@@ -406,6 +407,7 @@ def from_published(raw: Mapping[str, Any], *, run_dir: str) -> dict[str, Any]:
     if isinstance(rule, Mapping) and "gen_model" in rule:  # the denoiser is all that is trained here
         nested["model"]["trained"] = rule["gen_model"]
     nested.setdefault("model", {})["precision"] = "bfloat16"
+    nested.setdefault("flow", {})["even_time_share"] = 0.0  # which is not published
     return nested
 
 

@@ -20,7 +20,7 @@ from loomvideo.systems.request import ModelLimits, Task
 from loomvideo.training import objective
 from loomvideo.training.features import encode, encode_each, latent_cells, shown_scenes
 from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET, visuals_of
-from loomvideo.training.objective import Group, sample_time
+from loomvideo.training.objective import Group
 from loomvideo.training.recipe import (
     NO_DROPOUT,
     NO_TEXT,
@@ -330,7 +330,7 @@ def make_group(draws: Sequence[Draw], unconditional: Tensor, device: torch.devic
     return Group(
         latents=latents,
         noise=torch.stack([draw.noise(device) for draw in draws]),
-        time=sample_time(rngs, rules.shift(tokens)).to(device),
+        time=rules.times(rngs, tokens).to(device),
         layers=list(context.to(device)),
         context_mask=None if bool(mask.all()) else mask.to(device),
         source=source,

@@ -38,9 +38,16 @@ def shift_time(time: Tensor, shift: float) -> Tensor:
     return shift * time / (1 + (shift - 1) * time)
 
 
-def sample_time(rngs: Sequence[np.random.Generator], shift: float) -> Tensor:
-    """Flow times (b,), one of each generator: the sigmoid of a standard normal, shifted."""
-    return shift_time(torch.tensor([rng.standard_normal() for rng in rngs], dtype=torch.float32).sigmoid(), shift)
+def sample_time(rngs: Sequence[np.random.Generator], shift: float, *, even_share: float = 0.0) -> Tensor:
+    """Flow times (b,), one of each generator: the sigmoid of a standard normal, shifted; of `even_share` of them, drawn
+    evenly from 0..1 before the shift."""
+
+    def draw(rng: np.random.Generator) -> float:
+        if even_share and rng.random() < even_share:
+            return rng.random()
+        return float(1 / (1 + np.exp(-rng.standard_normal())))
+
+    return shift_time(torch.tensor([draw(rng) for rng in rngs], dtype=torch.float32), shift)
 
 
 def add_noise(latents: Tensor, noise: Tensor, time: Tensor, *, min_noise: float = MIN_NOISE) -> Tensor:

@@ -183,9 +183,16 @@ def drop_conditions(
     return told, sources
 
 
-def sample_levels(rngs: Sequence[np.random.Generator]) -> Tensor:
-    """Noise levels (b,), one of each generator, from the published table and as often as its loss weighs them (10.1)."""
-    return LEVELS[[int(rng.choice(NUM_LEVELS, p=LEVEL_SHARES)) for rng in rngs]]
+def sample_levels(rngs: Sequence[np.random.Generator], *, even_share: float = 0.0) -> Tensor:
+    """Noise levels (b,), one of each generator, from the published table and as often as its loss weighs them (10.1); of
+    `even_share` of them each as often as any other."""
+
+    def draw(rng: np.random.Generator) -> int:
+        if even_share and rng.random() < even_share:
+            return int(rng.integers(NUM_LEVELS))
+        return int(rng.choice(NUM_LEVELS, p=LEVEL_SHARES))
+
+    return LEVELS[[draw(rng) for rng in rngs]]
 
 
 def make_batch(
@@ -202,7 +209,7 @@ def make_batch(
         aim=aim,
         latents=torch.stack([item["target"] for item in items]).to(device).float(),
         noise=torch.stack([draw.noise(device) for draw in draws]),
-        time=sample_levels(rngs).to(device),
+        time=sample_levels(rngs, even_share=rules.even_time_share).to(device),
         chats=_chats(told, readers, device),
         texts=[item["text"].long().to(device) for item in told],
         source_places=torch.tensor([place for place, _ in kept], dtype=torch.long, device=device),

@@ -21,7 +21,7 @@ from loomvideo.systems.pipeline import VideoPipeline
 from loomvideo.systems.request import ModelLimits
 from loomvideo.training.freeze import Rule
 from loomvideo.training.mllm import BUILTIN_SIGHT, Sight
-from loomvideo.training.objective import dynamic_shift
+from loomvideo.training.objective import dynamic_shift, sample_time
 
 # One prepared sample: tensors, numbers and text by name. Of every system's: "target" (c, f, y, x) float16, "references",
 # a list of such, "task" and, where a scene is known, "cells" (n, 6) (see training.cells); the rest is its own.
@@ -78,7 +78,9 @@ class BatchRules:
 
     all_dropout_rate: float = 0.1  # all conditions, of samples; VINO's pictures, of batches
     text_dropout_rate: float = 0.1  # the text alone, of samples
-    base_timestep_shift: float = 2.0
+    # A normal's sigmoid hardly ever comes near 1, where sampling begins and where words alone say what there is to be.
+    even_time_share: float = 0.7  # of samples whose times are drawn evenly; not published
+    base_timestep_shift: float = 3.0  # as sampling goes through them
     num_attn_token_base_shift: int = 64
     timestep_shift_scale: float = 0.5
 
@@ -90,6 +92,10 @@ class BatchRules:
             base_tokens=self.num_attn_token_base_shift,
             scale=self.timestep_shift_scale,
         )
+
+    def times(self, rngs: Sequence[np.random.Generator], num_tokens: int) -> Tensor:
+        """Flow times (b,) of samples of ``num_tokens``, one of each generator."""
+        return sample_time(rngs, self.shift(num_tokens), even_share=self.even_time_share)
 
 
 # What every built-in model's limits say; a recipe adds its own.

@@ -25,7 +25,6 @@ from loomvideo.systems.request import Task
 from loomvideo.systems.vino import GuidanceBranch, guidance_branches, references_of, show, with_role
 from loomvideo.training.features import encode, encode_each, latent_cells, shown_scenes
 from loomvideo.training.mllm import Sight, visuals_of
-from loomvideo.training.objective import sample_time
 from loomvideo.training.proxies import reconstruction, selection
 from loomvideo.training.query_objective import ChatBatch, QueryGroup, look
 from loomvideo.training.recipe import BatchRules, Draw, Prepared, Readers
@@ -200,7 +199,7 @@ def make_group(draws: Sequence[Draw], readers: Readers, device: torch.device, ru
     return QueryGroup(
         latents=latents,
         noise=torch.stack([draw.noise(device) for draw in draws]),
-        time=sample_time(rngs, rules.shift(latents[0, 0].numel() // 4)).to(device),
+        time=rules.times(rngs, latents[0, 0].numel() // 4).to(device),
         chats=_chats(branches, readers, device),
         references=[torch.stack(same).to(device).float() for same in references],
     )
