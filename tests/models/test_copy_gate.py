@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 
 from loomvideo.models.prediction import CopyGate, copied_from
 from loomvideo.systems.plan import plan
@@ -89,8 +90,22 @@ def mixed(gate, said, source):
     """What a gate that has learnt nothing from tokens makes of predicted numbers."""
     copied = copied_from(source)
     assert copied is not None
-    logits = gate.bias.detach()[None, :, None, None, None].expand(said.shape)
-    return gate.mix(said, logits, copied).detach()
+    tokens = torch.zeros(len(said), said[0, 0].numel(), 8)
+    return gate(tokens, said, copied, places_of(said)).detach()
+
+
+def places_of(latents):
+    return lambda tokens: tokens.transpose(1, 2).unflatten(2, latents.shape[2:])
+
+
+@torch.no_grad()
+def test_it_works_where_its_weights_wait_elsewhere(pipe, picture, noisy_of):
+    request = edit_of(picture)
+    pipe = gated(pipe, 0.0)
+    noisy = noisy_of(pipe, request)
+    expected = clean(pipe, noisy, request)
+    cpu_offload(pipe.transformer, execution_device=torch.device("cpu"))
+    torch.testing.assert_close(clean(pipe, noisy, request), expected)
 
 
 def test_zeros_beside_a_source_are_no_source(gate):
@@ -121,10 +136,9 @@ def test_a_place_is_copied_as_one(gate):
 def test_gradients_reach_all_of_it(gate):
     source, tokens = torch.randn(1, 4, 1, 2, 2), torch.randn(1, 4, 8)
     said = (source + 0.2 * torch.randn(1, 4, 1, 2, 2)).requires_grad_()
-    logits = gate(tokens).transpose(1, 2).unflatten(2, (1, 2, 2))
     copied = copied_from(source)
     assert copied is not None
-    gate.mix(said, logits, copied).square().sum().backward()
+    gate(tokens, said, copied, places_of(said)).square().sum().backward()
     for reached in (said, gate.weight, gate.bias, gate.sharpness):
         assert reached.grad is not None
         assert reached.grad.abs().sum() > 0

@@ -6,6 +6,7 @@ c latent channels   d width   z width of the text tokens   h heads   k head widt
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -390,9 +391,10 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             x = self._run(block, x, *shared)
         scale, shift = self.norm_out(embedding)
         x = modulated_norm(x[:, num_visual - num_target : num_visual], shift, scale, EPS)
-        said = self._latents(self.proj_out(x), latents.shape)
+        arrange = partial(self._latents, latent_shape=latents.shape)
+        said = arrange(self.proj_out(x))
         if self.copy_gate is not None and conditions.copied is not None:
-            said = self.copy_gate.mix(said, self._latents(self.copy_gate(x), latents.shape), conditions.copied)
+            said = self.copy_gate(x, said, conditions.copied, arrange)
         return velocity_of(said, self.config["prediction"], latents, timestep)
 
     def _latents(self, x: Tensor, latent_shape: Sequence[int]) -> Tensor:

@@ -5,6 +5,8 @@ the built-in models are 224 wide) is filled by carrying that noise from its inpu
 dimensions, and the noise is in the input already (Li and He, "Back to Basics: Let Denoising Generative Models Denoise", 2025).
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,16 +38,14 @@ class CopyGate(nn.Module):
         nn.init.constant_(self.bias, 2.0)
         nn.init.constant_(self.sharpness, 3.4)  # a mean squared distance of 0.07 is as likely a change as none
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (b, n, d) -> their part of the logits (b, n, numbers)."""
-        return F.linear(tokens, self.weight, self.bias)
-
-    def mix(self, said: Tensor, logits: Tensor, copied: Copied) -> Tensor:
-        """Predicted numbers (b, c, f, y, x), mixed with the source's; the tokens' logits are of the same shape."""
+    def forward(self, tokens: Tensor, said: Tensor, copied: Copied, arrange: Callable[[Tensor], Tensor]) -> Tensor:
+        """Predicted numbers (b, c, f, y, x) of tokens (b, n, d), mixed with the source's; `arrange` lays (b, n, numbers) out
+        as they are."""
         source, there = copied[0].float(), copied[1]
         said = said.float()
         distance = (said - source).square().mean(dim=1, keepdim=True)
-        copies = (logits.float() - self.sharpness.float().exp() * distance).sigmoid()
+        logits = arrange(F.linear(tokens, self.weight, self.bias)).float()
+        copies = (logits - self.sharpness.float().exp() * distance).sigmoid()
         return torch.lerp(said, source, copies * there)
 
 

@@ -7,6 +7,7 @@ dm width of the language model   (f, y, x) latent grid
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -262,10 +263,9 @@ class WanTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """Target tokens (b, n, d) and the time's embedding (b, 1, d) -> what is predicted (b, c, f, y, x)."""
         shift, scale = (self.scale_shift_table.float() + embedding).chunk(2, dim=1)
         x = modulated_norm(x, shift, scale, self.config["eps"])
-        said = unpatchify(self.proj_out(x), grid, self.patch_size)
-        if self.copy_gate is None or copied is None:
-            return said
-        return self.copy_gate.mix(said, unpatchify(self.copy_gate(x), grid, self.patch_size), copied)
+        arrange = partial(unpatchify, grid=grid, patch_size=self.patch_size)
+        said = arrange(self.proj_out(x))
+        return said if self.copy_gate is None or copied is None else self.copy_gate(x, said, copied, arrange)
 
     def grid(self, latent_shape: Sequence[int]) -> Sizes:
         """Tokens along time, rows and columns; ValueError where the patches do not fit."""
