@@ -40,7 +40,7 @@ def test_a_share_of_them_is_a_mixture_of_both():
 
 
 def test_built_in_models_are_taught_the_noise_that_sampling_begins_with():
-    """Of the published distribution one sample in a hundred is as noisy, and there words alone say what there is to be."""
+    """Published, of samples of a few tokens less than one in a hundred is as noisy; there words alone say what there is to be."""
     assert share_above(BatchRules().times(generators(), 16), 0.95) > 0.08
     published = BatchRules(even_time_share=0.0, base_timestep_shift=1.0)
     assert share_above(published.times(generators(), 16), 0.95) < 0.01

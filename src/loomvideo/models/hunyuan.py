@@ -369,7 +369,7 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             guidance=embed_number(
                 self.time_text_embed.guidance_embedder, torch.tensor([EMBEDDED_GUIDANCE], device=text.device)
             ),
-            copied=copied_from(self._edited(references, latent_shape)),
+            copied=copied_from(edited(references, latent_shape)),
             references=self._reference_tokens(references, markers),
             rope=self._rope(positions, num_text=text.shape[1]).to(text.device),
         )
@@ -401,11 +401,6 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """Vectors (b, n, channel and patch) -> (b, c, f, y, x)."""
         x = x.unflatten(2, (self.config["out_channels"], -1)).transpose(2, 3).flatten(2)  # channel last in every patch
         return unpatchify(x, self._grid(latent_shape[-3:]), self.patch_size)
-
-    def _edited(self, references: Sequence[Tensor], latent_shape: Sequence[int]) -> Tensor | None:
-        """The last reference where it is of the target's size: there an edit's source stands."""
-        last = references[-1] if references else None
-        return None if last is None or last.shape[-3:] != tuple(latent_shape[-3:]) else last
 
     def _run(self, block: nn.Module, *arguments: object) -> Any:
         if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -439,6 +434,12 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 "every size must be a multiple of its patch"
             )
         return frames, rows, columns
+
+
+def edited(references: Sequence[Tensor], latent_shape: Sequence[int]) -> Tensor | None:
+    """The last reference (b, c, f, y, x) where it is of the target's size: behind the pictures an edit's source stands."""
+    last = references[-1] if references else None
+    return None if last is None or last.shape[-3:] != tuple(latent_shape[-3:]) else last
 
 
 def _check_fields(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from loomvideo.data.buckets import closest_resolution
 from loomvideo.data.samples import Sample
 from loomvideo.models.connector import QueryConnector
-from loomvideo.models.hunyuan import VinoTransformer3DModel
+from loomvideo.models.hunyuan import VinoTransformer3DModel, edited
 from loomvideo.sampling.euler import ShiftedEulerScheduler
 from loomvideo.systems.request import ModelLimits
 from loomvideo.systems.vino import VinoPipeline
@@ -157,8 +157,7 @@ class VinoRecipe:
         return query_objective.squared_errors(model, self.readers.mllm, batch)
 
     def given(self, batch: QueryGroup) -> Tensor | None:
-        last = batch.references[-1] if batch.references else None  # behind the pictures
-        return None if last is None or last.shape != batch.latents.shape else last
+        return edited(batch.references, batch.latents.shape)
 
     def guidance(self, item: Prepared, limits: ModelLimits) -> Guidance:
         """From what is not shown the pictures over what is told the negative prompt to the full branch."""
