@@ -12,6 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from loomvideo.checkpoint import PIPELINES, pipeline_class, resolve_model
 from loomvideo.data.world.render import render
 from loomvideo.data.world.scene import Background, Object, Scene
+from loomvideo.models.chat import chat, tokenise
+from loomvideo.models.qwen import layer_features
 from loomvideo.models.vae import decode
 
 MIB = 1024**2
@@ -48,6 +50,26 @@ def test_all_systems_share_one_vae_and_one_language_model():
         own = resolve_model("builtin", system=system)
         assert own == folder / system
         assert not {"vae", "mllm"} & {path.name for path in own.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("make it darker", "make it warmer"),
+        ("make it sepia", "make it monochrome"),
+        ("make it blurry", "make it mirrored"),
+        ("a star rises", "a star falls"),
+        ("a star rotates", "a star orbits"),
+    ],
+)
+def test_words_that_ask_for_different_things_read_differently(pipe, one, other):
+    """A denoiser hears what the language model makes of words; of words that no lesson had, all would be the same."""
+    states = []
+    for text in (one, other):
+        inputs = tokenise(pipe.tokenizer, [chat([text])])
+        states.append(torch.stack(layer_features(pipe.mllm, inputs)))  # (layers, 1, m, dm)
+    apart = (states[0] - states[1]).norm(dim=-1) / states[0].norm(dim=-1)
+    assert apart.amax(dim=-1).min() > 0.3
 
 
 def test_it_takes_at_most_18_mib_with_what_all_systems_share_and_every_other_system_10_more():

@@ -1,5 +1,7 @@
 """Prepared samples become batches of one layout; dropped conditions are those that sampling's weaker branches lack."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -128,28 +130,40 @@ def test_shards_that_appear_later_are_taken_up_and_batches_have_one_layout(tmp_p
     data.refresh()
     assert len(data) == 4
     for _ in range(20):
-        assert len({layout_of(one) for one in data.batch({"picture": 0.5, "clip": 0.5})}) == 1
+        assert (
+            len({layout_of(one) for one in data.batch({"words picture": 0.5, "edit picture": 0.3, "words clip": 0.2})})
+            == 1
+        )
 
 
 def test_clips_are_drawn_as_often_as_told(tmp_path, recipe):
     data = Shards(tmp_path, recipe, np.random.default_rng(0), tokens_a_batch=64)
     torch.save([item(), item(frames=3)], tmp_path / "000-000000.pt")
-    clips = sum(layout_of(data.batch({"picture": 0.75, "clip": 0.25})[0])[0][1] > 1 for _ in range(400))
+    clips = sum(layout_of(data.batch({"words picture": 0.75, "words clip": 0.25})[0])[0][1] > 1 for _ in range(400))
     assert 60 < clips < 140
 
 
 def test_kinds_that_are_not_there_yet_are_left_out_of_the_draw(tmp_path, recipe):
     data = Shards(tmp_path, recipe, np.random.default_rng(0), tokens_a_batch=64)
     torch.save([item()], tmp_path / "000-000000.pt")
-    assert all(recipe.kind(one) == "picture" for one in data.batch({"clip": 1.0}))
-    assert all(recipe.kind(one) == "picture" for one in data.batch({"clip": 0.9, "picture": 0.1}))
+    assert all(recipe.kind(one) == "words picture" for one in data.batch({"words clip": 1.0}))
+    assert all(recipe.kind(one) == "words picture" for one in data.batch({"words clip": 0.9, "words picture": 0.1}))
 
 
 def test_a_batch_of_larger_samples_has_fewer_of_them(tmp_path, recipe):
     data = Shards(tmp_path, recipe, np.random.default_rng(0), tokens_a_batch=240)
     torch.save([item(), item(frames=3)], tmp_path / "000-000000.pt")
-    assert len(data.batch({"picture": 1.0})) == 60
-    assert len(data.batch({"clip": 1.0})) == 20
+    assert len(data.batch({"words picture": 1.0})) == 60
+    assert len(data.batch({"words clip": 1.0})) == 20
+
+
+def test_a_kind_is_what_a_target_is_made_from_and_whether_it_moves(recipe):
+    assert recipe.kind(item()) == "words picture"
+    assert recipe.kind(item(frames=3)) == "words clip"
+    assert recipe.kind(item(references=2, frames=3)) == "references clip"
+    assert recipe.kind(item(source=True) | {"task": "edit_image"}) == "edit picture"
+    assert recipe.kind(item(source=True, frames=3) | {"task": "style_video"}) == "style clip"
+    assert all(math.isclose(sum(stage.shares.values()), 1) for stage in STAGES)
 
 
 @pytest.mark.parametrize(("progress", "stage"), [(0.0, 0), (0.59, 0), (0.6, 1), (0.99, 1), (1.0, 1)])

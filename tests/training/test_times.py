@@ -1,5 +1,7 @@
 """How noisy samples become: as published, or so that training sees the noise that sampling begins with."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from loomvideo.training.omnivideo_samples import sample_levels
 from loomvideo.training.recipe import BatchRules
 
 COUNT = 20_000
+PICTURE = {"has_source": False, "is_clip": False}
 
 
 def generators(count=COUNT):
@@ -39,11 +42,33 @@ def test_a_share_of_them_is_a_mixture_of_both():
     assert apart[0] < 0.05 < apart[1] < apart[2]
 
 
+def test_even_times_may_be_shifted_further_than_the_others():
+    times = sample_time(generators(), 3.0, even_share=1.0, even_shift=15.0)
+    quantiles = torch.linspace(0.1, 0.9, 9)
+    torch.testing.assert_close(times.quantile(quantiles), shift_time(quantiles, 15.0), rtol=0, atol=0.02)
+    bell = sample_time(generators(100), 3.0, even_shift=15.0)
+    torch.testing.assert_close(bell, sample_time(generators(100), 3.0), rtol=0, atol=0)
+
+
+def test_what_more_than_words_betrays_is_learnt_at_more_noise():
+    """A noisy target beside its source tells what was asked at noise that hides a picture; so do a clip's frames together."""
+    rules = BatchRules()
+    picture, clip, edit = (
+        share_above(rules.times(generators(), 16, **of), 0.95)
+        for of in (PICTURE, {"has_source": False, "is_clip": True}, {"has_source": True, "is_clip": False})
+    )
+    assert edit > 2 * picture
+    assert picture < clip < edit
+    published = replace(rules, even_time_share=0.0)
+    of_edit = published.times(generators(100), 16, has_source=True, is_clip=True)
+    torch.testing.assert_close(of_edit, published.times(generators(100), 16, **PICTURE), rtol=0, atol=0)
+
+
 def test_built_in_models_are_taught_the_noise_that_sampling_begins_with():
     """Published, of samples of a few tokens less than one in a hundred is as noisy; there words alone say what there is to be."""
-    assert share_above(BatchRules().times(generators(), 16), 0.95) > 0.08
+    assert share_above(BatchRules().times(generators(), 16, **PICTURE), 0.95) > 0.08
     published = BatchRules(even_time_share=0.0, base_timestep_shift=1.0)
-    assert share_above(published.times(generators(), 16), 0.95) < 0.01
+    assert share_above(published.times(generators(), 16, **PICTURE), 0.95) < 0.01
     levels = sample_levels(generators(4000), even_share=OmniVideoRecipe.rules.even_time_share)
     assert share_above(levels, 0.95) > 0.08
     assert share_above(sample_levels(generators(4000)), 0.95) < 0.05

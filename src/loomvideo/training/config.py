@@ -71,6 +71,8 @@ class FlowConfig:
     all_dropout_rate: float | None = None
     text_dropout_rate: float | None = None
     even_time_share: float | None = None
+    source_shift_factor: float | None = None
+    clip_shift_factor: float | None = None
     base_timestep_shift: float | None = None
     num_attn_token_base_shift: int | None = None
     timestep_shift_scale: float | None = None

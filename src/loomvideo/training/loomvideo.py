@@ -63,14 +63,14 @@ _TALL: Sizes = {"num_frames": 17, "height": 160, "width": 96}
 _LARGE: Sizes = {"num_frames": 1, "height": 256, "width": 448}  # of which one costs what seven small pictures cost
 _LARGER: Sizes = {"num_frames": 9, "height": 192, "width": 336}
 MIXTURE: Mixture = (
-    ("t2i", _PICTURE, 0.34),
+    ("t2i", _PICTURE, 0.24),
     ("edit_image", _PICTURE, 0.28),
-    ("style_image", _PICTURE, 0.06),
+    ("style_image", _PICTURE, 0.12),
     ("style_image", _LARGE, 0.01),
     ("edit_image", _LARGE, 0.02),
     ("guided_edit", _PICTURE, 0.08),
     ("mi2v", _PICTURE, 0.05),
-    ("t2v", _CLIP, 0.03),
+    ("t2v", _CLIP, 0.07),
     ("t2v", _SHORT, 0.02),
     ("t2v", _WIDE, 0.005),
     ("t2v", _TALL, 0.005),
@@ -83,9 +83,34 @@ MIXTURE: Mixture = (
     ("guided_edit", _CLIP, 0.02),
     ("mi2v", _CLIP, 0.02),
 )
+# Styles and what refers to pictures are few of the prepared samples, and would be few of the steps.
 STAGES = (
-    Stage(until=0.6, shares={"picture": 0.8, "clip": 0.2}),
-    Stage(until=1.0, shares={"picture": 0.5, "clip": 0.5}),
+    Stage(
+        until=0.6,
+        shares={
+            "words picture": 0.36,
+            "edit picture": 0.22,
+            "style picture": 0.12,
+            "references picture": 0.05,
+            "words clip": 0.10,
+            "edit clip": 0.07,
+            "style clip": 0.04,
+            "references clip": 0.04,
+        },
+    ),
+    Stage(
+        until=1.0,
+        shares={
+            "words picture": 0.24,
+            "edit picture": 0.18,
+            "style picture": 0.10,
+            "references picture": 0.05,
+            "words clip": 0.20,
+            "edit clip": 0.12,
+            "style clip": 0.06,
+            "references clip": 0.05,
+        },
+    ),
 )
 
 
@@ -111,7 +136,12 @@ class LoomVideoRecipe:
         return prepared
 
     def kind(self, item: Prepared) -> str:
-        return "clip" if item["target"].shape[1] > 1 else "picture"
+        moving = "clip" if item["target"].shape[1] > 1 else "picture"
+        if item["references"]:
+            return f"references {moving}"
+        if "source" not in item:
+            return f"words {moving}"
+        return f"style {moving}" if item["task"].startswith("style") else f"edit {moving}"
 
     def num_tokens(self, item: Prepared) -> int:
         return sum(latents[0].numel() // 4 for latents in (item["target"], *item["references"]))
@@ -330,7 +360,7 @@ def make_group(draws: Sequence[Draw], unconditional: Tensor, device: torch.devic
     return Group(
         latents=latents,
         noise=torch.stack([draw.noise(device) for draw in draws]),
-        time=rules.times(rngs, tokens).to(device),
+        time=rules.times(rngs, tokens, has_source=source is not None, is_clip=latents.shape[2] > 1).to(device),
         layers=list(context.to(device)),
         context_mask=None if bool(mask.all()) else mask.to(device),
         source=source,

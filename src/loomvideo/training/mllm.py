@@ -34,10 +34,11 @@ from loomvideo.models.qwen import (
     subsample,
     video,
 )
-from loomvideo.training.cells import MOTION, UNKNOWN, Readout, cells_of
+from loomvideo.training.cells import MOTION, UNKNOWN, WIDTH, Readout, cells_of
 from loomvideo.training.run import Run, RunConfig, batch_scale
 
 VOCABULARY = 1024
+WORDS_APART = 0.1  # standard deviation of a new embedding; learnt ones reach it
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -161,7 +162,10 @@ def build_mllm(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGener
         vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=True,
     )
-    return Qwen3VLForConditionalGeneration(config)
+    model = Qwen3VLForConditionalGeneration(config)
+    # Words that no lesson has stay where they begin: far enough apart for a denoiser to be taught them.
+    nn.init.normal_(model.get_input_embeddings().weight, std=WORDS_APART)
+    return model
 
 
 def visuals_of(drawn: samples.Sample, sight: Sight = BUILTIN_SIGHT) -> list[Visual]:
@@ -196,25 +200,29 @@ class Lesson:
         )
 
 
-def shown_cells(drawn: Sample, visual: Visual) -> Tensor:
-    """What each token of a sample's source shows (tokens, 6), in the frames that the tower sees.
+def shown_cells(drawn: Sample, visual: Visual, number: int) -> Tensor:
+    """What each token of a sample's visual shows (tokens, 6), in the frames that the tower sees: of references, which come
+    first, nothing is said.
 
     How something moves is known behind the last frames alone, since later frames are hidden from earlier tokens.
     """
+    frames, height, width = visual.grid
+    if number < len(drawn.reference_scenes):
+        return torch.full((frames * height * width // 4, WIDTH), float(UNKNOWN))
     assert drawn.source_scene is not None
     seen = [0]
     if drawn.num_frames > 1:
         handed = subsample(drawn.num_frames, FRAME_RULE)
         seen = [handed[index] for index in processor_frames(len(handed), FRAME_RULE.sampled_frames)]
-    together = len(seen) // visual.grid[0]
+    together = len(seen) // frames
     cells = cells_of(
         drawn.source_scene,
         height=drawn.height,
         width=drawn.width,
         num_frames=drawn.num_frames,
         frames=[seen[first : first + together] for first in range(0, len(seen), together)],
-        rows=visual.grid[1] // 2,
-        columns=visual.grid[2] // 2,
+        rows=height // 2,
+        columns=width // 2,
     )
     cells[:-1, ..., MOTION] = UNKNOWN
     return cells.flatten(0, 2)
@@ -249,15 +257,21 @@ class Pupil(nn.Module):
         return early + late, figures | {f"later_{name}": value for name, value in later.items()}
 
 
-# (task, samples a batch, frames, share): text alone is soon learnt, clips are dear; each sample shows one visual at most
+# (task, samples a batch, frames, share): text alone is soon learnt, clips are dear. Every word that requests are made of has
+# to be in some lesson: of those that are in none, the denoisers cannot tell one from another.
 MIXTURE = (
     ("rewrite", 64, 1, 0.05),
+    ("rewrite", 64, 17, 0.05),
+    ("style_image", 24, 1, 0.04),
+    ("style_video", 12, 17, 0.02),
     ("caption", 48, 1, 0.15),
-    ("question", 48, 1, 0.20),
-    ("edit_image", 24, 1, 0.09),
-    ("caption", 12, 17, 0.12),
-    ("question", 12, 17, 0.32),
-    ("edit_video", 12, 17, 0.07),
+    ("question", 48, 1, 0.17),
+    ("edit_image", 24, 1, 0.07),
+    ("guided_edit", 12, 1, 0.02),
+    ("mi2v", 12, 17, 0.02),
+    ("caption", 12, 17, 0.10),
+    ("question", 12, 17, 0.25),
+    ("edit_video", 12, 17, 0.06),
 )
 
 
@@ -278,6 +292,8 @@ class Lessons(IterableDataset):
     @staticmethod
     def _draw(task: str, num_frames: int, rng: np.random.Generator) -> Sample:
         drawn = sample(task, rng, num_frames=num_frames)
+        if drawn.style is not None:  # whose words nothing else teaches
+            return replace(drawn, answer=drawn.style)
         if drawn.answer is None and drawn.scene is not None:  # an edit: say what its outcome shows
             return replace(drawn, answer=outcome(drawn.scene, still=num_frames == 1))
         return drawn
@@ -298,7 +314,11 @@ class Lessons(IterableDataset):
             self.tokenizer.convert_tokens_to_ids(token) for token in ("<|image_pad|>", "<|video_pad|>", "<|endoftext|>")
         ]
         weights[torch.isin(ids, torch.tensor(silent))] = 0.0
-        seen = [(drawn, visual) for drawn, one in zip(samples, requests, strict=True) for visual in one.visuals]
+        seen = [
+            (drawn, visual, number)
+            for drawn, one in zip(samples, requests, strict=True)
+            for number, visual in enumerate(one.visuals)
+        ]
         return Lesson(inputs, weights, torch.cat([shown_cells(*each) for each in seen]) if seen else None)
 
 

@@ -34,20 +34,23 @@ def dynamic_shift(num_tokens: int, *, base: float = 1.0, base_tokens: int = 64, 
     return min(max(base + math.log2(num_tokens / base_tokens) * scale, base), 8.0)
 
 
-def shift_time(time: Tensor, shift: float) -> Tensor:
+def shift_time(time: Tensor, shift: float | Tensor) -> Tensor:
     return shift * time / (1 + (shift - 1) * time)
 
 
-def sample_time(rngs: Sequence[np.random.Generator], shift: float, *, even_share: float = 0.0) -> Tensor:
+def sample_time(
+    rngs: Sequence[np.random.Generator], shift: float, *, even_share: float = 0.0, even_shift: float | None = None
+) -> Tensor:
     """Flow times (b,), one of each generator: the sigmoid of a standard normal, shifted; of `even_share` of them, drawn
-    evenly from 0..1 before the shift."""
+    evenly from 0..1 and shifted by `even_shift`, or as the others."""
 
-    def draw(rng: np.random.Generator) -> float:
+    def draw(rng: np.random.Generator) -> tuple[float, float]:
         if even_share and rng.random() < even_share:
-            return rng.random()
-        return float(1 / (1 + np.exp(-rng.standard_normal())))
+            return rng.random(), shift if even_shift is None else even_shift
+        return float(1 / (1 + np.exp(-rng.standard_normal()))), shift
 
-    return shift_time(torch.tensor([draw(rng) for rng in rngs], dtype=torch.float32), shift)
+    times, shifts = torch.tensor([draw(rng) for rng in rngs], dtype=torch.float32).unbind(dim=1)
+    return shift_time(times, shifts)
 
 
 def add_noise(latents: Tensor, noise: Tensor, time: Tensor, *, min_noise: float = MIN_NOISE) -> Tensor:

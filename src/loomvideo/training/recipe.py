@@ -80,6 +80,9 @@ class BatchRules:
     text_dropout_rate: float = 0.1  # the text alone, of samples
     # A normal's sigmoid hardly ever comes near 1, where sampling begins and where words alone say what there is to be.
     even_time_share: float = 0.7  # of samples whose times are drawn evenly; not published
+    # A source, or its other frames, betray what is to be at noise that hides a picture: words are learnt above it.
+    source_shift_factor: float = 5.0  # how much further even times of samples with a source are shifted; not published
+    clip_shift_factor: float = 2.0  # the same of clips without one
     base_timestep_shift: float = 3.0  # as sampling goes through them
     num_attn_token_base_shift: int = 64
     timestep_shift_scale: float = 0.5
@@ -93,9 +96,11 @@ class BatchRules:
             scale=self.timestep_shift_scale,
         )
 
-    def times(self, rngs: Sequence[np.random.Generator], num_tokens: int) -> Tensor:
+    def times(self, rngs: Sequence[np.random.Generator], num_tokens: int, *, has_source: bool, is_clip: bool) -> Tensor:
         """Flow times (b,) of samples of ``num_tokens``, one of each generator."""
-        return sample_time(rngs, self.shift(num_tokens), even_share=self.even_time_share)
+        shift = self.shift(num_tokens)
+        factor = self.source_shift_factor if has_source else self.clip_shift_factor if is_clip else 1.0
+        return sample_time(rngs, shift, even_share=self.even_time_share, even_shift=factor * shift)
 
 
 # What every built-in model's limits say; a recipe adds its own.

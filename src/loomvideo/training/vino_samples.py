@@ -20,6 +20,7 @@ from loomvideo.data.world.phrases import Writer
 from loomvideo.data.world.requests import canonical_caption
 from loomvideo.data.world.words import caption
 from loomvideo.models.chat import tokenise
+from loomvideo.models.hunyuan import edited
 from loomvideo.models.qwen import Visual, model_arguments, picture
 from loomvideo.systems.request import Task
 from loomvideo.systems.vino import GuidanceBranch, guidance_branches, references_of, show, with_role
@@ -195,13 +196,21 @@ def make_group(draws: Sequence[Draw], readers: Readers, device: torch.device, ru
     items, rngs = [draw.item for draw in draws], [draw.rng() for draw in draws]
     branches = drop_conditions(items, rngs, rules)
     latents = torch.stack([item["target"] for item in items]).to(device).float()
-    references = zip(*(branch["references"] for branch in branches), strict=True)
+    references = [
+        torch.stack(same).to(device).float()
+        for same in zip(*(branch["references"] for branch in branches), strict=True)
+    ]
     return QueryGroup(
         latents=latents,
         noise=torch.stack([draw.noise(device) for draw in draws]),
-        time=rules.times(rngs, latents[0, 0].numel() // 4).to(device),
+        time=rules.times(
+            rngs,
+            latents[0, 0].numel() // 4,
+            has_source=edited(references, latents.shape) is not None,
+            is_clip=latents.shape[2] > 1,
+        ).to(device),
         chats=_chats(branches, readers, device),
-        references=[torch.stack(same).to(device).float() for same in references],
+        references=references,
     )
 
 

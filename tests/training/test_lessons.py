@@ -1,0 +1,59 @@
+"""The language model's lessons: every word that requests are made of is in one, and answers say what is wanted."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from loomvideo.checkpoint import resolve_model
+from loomvideo.data.world.tasks import sample
+from loomvideo.training.cells import UNKNOWN
+from loomvideo.training.loomvideo import MIXTURE as REQUESTS
+from loomvideo.training.mllm import MIXTURE, Lessons
+
+SAMPLES = 150  # of a task
+
+
+@pytest.fixture(scope="module")
+def lessons():
+    folder = resolve_model("builtin").parent
+    return Lessons(PreTrainedTokenizerFast.from_pretrained(folder / "mllm"), seed=0)
+
+
+def words(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_what_requests_say_is_in_the_lessons(lessons):
+    """Of the words of requests less than one in two hundred is in no lesson: only those are known to differ."""
+    rng = np.random.default_rng(0)
+    known = set()
+    for task, _, num_frames, _ in MIXTURE:
+        for _ in range(SAMPLES):
+            drawn = lessons._draw(task, num_frames, rng)
+            known |= {*words(lessons.tokenizer, drawn.prompt), *words(lessons.tokenizer, drawn.answer)}
+    said = Counter()
+    for task, frames in sorted({(task, sizes.get("num_frames", 17)) for task, sizes, _ in REQUESTS}):
+        for _ in range(SAMPLES):
+            said.update(words(lessons.tokenizer, sample(task, rng, num_frames=frames).prompt))
+    unknown = {lessons.tokenizer.decode([token]): count for token, count in said.items() if token not in known}
+    assert sum(unknown.values()) / said.total() < 0.005, unknown
+
+
+def test_a_style_is_answered_with_its_name(lessons):
+    drawn = lessons._draw("style_image", 1, np.random.default_rng(1))
+    assert drawn.answer == drawn.style
+
+
+def test_of_references_nothing_is_said_to_be_seen(lessons):
+    rng = np.random.default_rng(2)
+    drawn = lessons._draw("guided_edit", 1, rng)
+    one = lessons.lesson([drawn])
+    assert one.cells is not None
+    tokens = int((one.inputs.input_ids == lessons.tokenizer.convert_tokens_to_ids("<|image_pad|>")).sum())
+    assert len(one.cells) == tokens
+    nothing_said = (one.cells[:, 0] == UNKNOWN).sum()
+    assert 0 < nothing_said < tokens
+    assert torch.all(one.cells[: int(nothing_said), 0] == UNKNOWN)
