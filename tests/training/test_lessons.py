@@ -5,13 +5,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
 from loomvideo.checkpoint import resolve_model
 from loomvideo.data.world.tasks import sample
 from loomvideo.training.cells import UNKNOWN
 from loomvideo.training.loomvideo import MIXTURE as REQUESTS
-from loomvideo.training.mllm import MIXTURE, Lessons
+from loomvideo.training.mllm import MIXTURE, Lessons, Pupil, mllm_loss
 
 SAMPLES = 150  # of a task
 
@@ -57,3 +57,19 @@ def test_of_references_nothing_is_said_to_be_seen(lessons):
     nothing_said = (one.cells[:, 0] == UNKNOWN).sum()
     assert 0 < nothing_said < tokens
     assert torch.all(one.cells[: int(nothing_said), 0] == UNKNOWN)
+
+
+@pytest.mark.parametrize(("task", "frames"), [(task, frames) for task, _, frames, _ in MIXTURE])
+def test_every_lesson_can_be_learnt_from(lessons, task, frames):
+    """With or without words on what is seen, its loss is a number and reaches the embeddings."""
+    folder = resolve_model("builtin").parent
+    pupil = Pupil(Qwen3VLForConditionalGeneration.from_pretrained(folder / "mllm").float())
+    rng = np.random.default_rng(3)
+    loss, figures = mllm_loss(pupil, lessons.lesson([lessons._draw(task, frames, rng) for _ in range(2)]))
+    loss.backward()
+    gradient = pupil.mllm.get_input_embeddings().weight.grad
+    assert torch.isfinite(loss)
+    assert gradient is not None
+    assert gradient.isfinite().all()
+    assert gradient.any()
+    assert any(name.startswith("right_") for name in figures)
