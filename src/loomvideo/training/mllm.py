@@ -164,7 +164,8 @@ def build_mllm(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGener
     )
     model = Qwen3VLForConditionalGeneration(config)
     # Words that no lesson has stay where they begin: far enough apart for a denoiser to be taught them.
-    nn.init.normal_(model.get_input_embeddings().weight, std=WORDS_APART)
+    words: Any = model.get_input_embeddings()
+    nn.init.normal_(words.weight, std=WORDS_APART)
     return model
 
 
