@@ -163,6 +163,9 @@ def test_a_kind_is_what_a_target_is_made_from_and_whether_it_moves(recipe):
     assert recipe.kind(item(references=2, frames=3)) == "references clip"
     assert recipe.kind(item(source=True) | {"task": "edit_image"}) == "edit picture"
     assert recipe.kind(item(source=True, frames=3) | {"task": "style_video"}) == "style clip"
+
+
+def test_the_shares_of_a_stage_are_of_one_whole():
     assert all(math.isclose(sum(stage.shares.values()), 1) for stage in STAGES)
 
 

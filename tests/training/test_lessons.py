@@ -60,11 +60,16 @@ def test_of_references_nothing_is_said_to_be_seen(lessons):
     assert torch.all(one.cells[: int(nothing_said), 0] == UNKNOWN)
 
 
-@pytest.mark.parametrize(("task", "frames"), [(task, frames) for task, _, frames, _ in MIXTURE])
-def test_every_lesson_can_be_learnt_from(lessons, task, frames):
-    """With or without words on what is seen, its loss is a number and reaches the embeddings."""
+@pytest.fixture(scope="module")
+def pupil():
     folder = resolve_model("builtin").parent
-    pupil = Pupil(Qwen3VLForConditionalGeneration.from_pretrained(folder / "mllm").float())
+    return Pupil(Qwen3VLForConditionalGeneration.from_pretrained(folder / "mllm").float())
+
+
+@pytest.mark.parametrize(("task", "frames"), [(task, frames) for task, _, frames, _ in MIXTURE])
+def test_every_lesson_can_be_learnt_from(lessons, pupil, task, frames):
+    """With or without words on what is seen, its loss is a number and reaches the embeddings."""
+    pupil.zero_grad()
     rng = np.random.default_rng(3)
     loss, figures = mllm_loss(pupil, lessons.lesson([lessons._draw(task, frames, rng) for _ in range(2)]))
     loss.backward()

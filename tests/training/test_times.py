@@ -43,10 +43,10 @@ def test_a_share_of_them_is_a_mixture_of_both():
 
 
 def test_even_times_may_be_shifted_further_than_the_others():
-    times = sample_time(generators(), 3.0, even_share=1.0, even_shift=15.0)
+    times = sample_time(generators(), 3.0, even_share=1.0, even_factor=5.0)
     quantiles = torch.linspace(0.1, 0.9, 9)
     torch.testing.assert_close(times.quantile(quantiles), shift_time(quantiles, 15.0), rtol=0, atol=0.02)
-    bell = sample_time(generators(100), 3.0, even_shift=15.0)
+    bell = sample_time(generators(100), 3.0, even_factor=5.0)
     torch.testing.assert_close(bell, sample_time(generators(100), 3.0), rtol=0, atol=0)
 
 

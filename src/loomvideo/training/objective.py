@@ -39,14 +39,14 @@ def shift_time(time: Tensor, shift: float | Tensor) -> Tensor:
 
 
 def sample_time(
-    rngs: Sequence[np.random.Generator], shift: float, *, even_share: float = 0.0, even_shift: float | None = None
+    rngs: Sequence[np.random.Generator], shift: float, *, even_share: float = 0.0, even_factor: float = 1.0
 ) -> Tensor:
     """Flow times (b,), one of each generator: the sigmoid of a standard normal, shifted; of `even_share` of them, drawn
-    evenly from 0..1 and shifted by `even_shift`, or as the others."""
+    evenly from 0..1 and shifted `even_factor` times as far."""
 
     def draw(rng: np.random.Generator) -> tuple[float, float]:
         if even_share and rng.random() < even_share:
-            return rng.random(), shift if even_shift is None else even_shift
+            return rng.random(), even_factor * shift
         return float(1 / (1 + np.exp(-rng.standard_normal()))), shift
 
     times, shifts = torch.tensor([draw(rng) for rng in rngs], dtype=torch.float32).unbind(dim=1)

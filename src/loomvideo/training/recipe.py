@@ -98,9 +98,8 @@ class BatchRules:
 
     def times(self, rngs: Sequence[np.random.Generator], num_tokens: int, *, has_source: bool, is_clip: bool) -> Tensor:
         """Flow times (b,) of samples of ``num_tokens``, one of each generator."""
-        shift = self.shift(num_tokens)
         factor = self.source_shift_factor if has_source else self.clip_shift_factor if is_clip else 1.0
-        return sample_time(rngs, shift, even_share=self.even_time_share, even_shift=factor * shift)
+        return sample_time(rngs, self.shift(num_tokens), even_share=self.even_time_share, even_factor=factor)
 
 
 # What every built-in model's limits say; a recipe adds its own.
