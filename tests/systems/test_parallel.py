@@ -21,7 +21,7 @@ PICTURE = (2, 4, 1, 2, 2)
 
 
 def loomvideo(heads):
-    model = LoomVideoTransformer3DModel(num_attention_heads=heads, mllm_dim=8, **WAN)
+    model = LoomVideoTransformer3DModel(num_attention_heads=heads, mllm_dim=8, absolute_places=True, **WAN)
     return model, {
         "layers": [torch.randn(2, 5, 8) for _ in range(2)],
         "source": torch.randn(SHAPE),
@@ -39,6 +39,7 @@ def vino(heads):
     model = VinoTransformer3DModel(
         in_channels=4, out_channels=4, num_attention_heads=heads, attention_head_dim=12, num_layers=2,
         num_single_layers=2, num_refiner_layers=2, text_embed_dim=8, pooled_projection_dim=8, rope_axes_dim=(4, 4, 4),
+        absolute_places=True,
     )  # fmt: skip
     return model, {
         "text": torch.randn(2, 6, 8),

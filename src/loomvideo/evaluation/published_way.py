@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from loomvideo.conditioning.source import add_source
 from loomvideo.models.wan import LoomVideoTransformer3DModel, patchify
 
-OWN_FIELDS = ("mllm_dim", "use_source_embedding", "rounded_rotary_tables", "prediction", "copies_source")
+OWN_FIELDS = (
+    "mllm_dim",
+    "use_source_embedding",
+    "rounded_rotary_tables",
+    "prediction",
+    "copies_source",
+    "absolute_places",
+)
 
 
 class PublishedWay:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from loomvideo.conditioning.markers import bounded_positions, bounded_tokens
 from loomvideo.models.attention import AttentionFunction, attention
+from loomvideo.models.places import PlaceEmbedding
 from loomvideo.models.prediction import Copied, CopyGate, check_prediction, copied_from, velocity_of
 from loomvideo.models.wan import Sizes, gated_residual, modulated_norm, patchify, rotate, unpatchify
 
@@ -39,6 +40,7 @@ class Conditions:
     context_mask: Tensor | None  # (b, 1, 1, m), True at real tokens
     joint_mask: Tensor | None  # (b, 1, 1, v + m), the same where visual tokens stand before the text
     guidance: Tensor  # (1, d): embedding of the constant guidance
+    places: Tensor | None  # (1, n, d), where the target's tokens lie
     copied: Copied | None  # what the head may copy
     references: Tensor | None  # (b, r, d)
     rope: Tensor  # complex64 (v + m, 1, k / 2); text is not turned
@@ -266,14 +268,21 @@ class SingleBlock(nn.Module):
 class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """The VINO denoiser with the parameter names and configuration fields of diffusers' HunyuanVideo (fact sheet 1, 2).
 
-    `prepare` computes what no step changes, `forward` one velocity; training and inference call these two.
+    `prepare` computes what no step changes, `forward` one velocity; training and inference call these two. Fields of
+    its own are `prediction`, `copies_source` and `absolute_places`, as LoomVideo's denoiser has them.
     """
 
     _supports_gradient_checkpointing = True
     _no_split_modules: ClassVar = ["DoubleBlock", "SingleBlock", "TokenRefiner"]
     _repeated_blocks: ClassVar = ["DoubleBlock", "SingleBlock"]
     _keep_in_fp32_modules: ClassVar = ["time_text_embed"]
-    _skip_layerwise_casting_patterns: ClassVar = ["x_embedder", "context_embedder", "time_text_embed", "norm"]
+    _skip_layerwise_casting_patterns: ClassVar = [
+        "x_embedder",
+        "place_embedding",
+        "context_embedder",
+        "time_text_embed",
+        "norm",
+    ]
 
     @register_to_config
     def __init__(
@@ -297,6 +306,7 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         image_condition_type: str | None = None,
         prediction: str = "velocity",
         copies_source: bool = False,
+        absolute_places: bool = False,
     ) -> None:
         super().__init__()
         _check_fields(qk_norm, guidance_embeds, image_condition_type, num_refiner_layers)
@@ -306,6 +316,7 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         ffn_dim = int(dim * mlp_ratio)
 
         self.x_embedder = nn.ModuleDict({"proj": nn.Conv3d(in_channels, dim, self.patch_size, stride=self.patch_size)})
+        self.place_embedding = PlaceEmbedding(dim) if absolute_places else None
         self.context_embedder = TokenRefiner(text_embed_dim, dim, num_attention_heads, ffn_dim, num_refiner_layers)
         self.time_text_embed = TimeGuidanceEmbedder(dim, pooled_projection_dim)
         self.transformer_blocks = nn.ModuleList(
@@ -331,8 +342,9 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         zero = [module.linear for module in self.modules() if isinstance(module, Modulation)]
         for linear in (*zero, self.proj_out):
             nn.init.zeros_(linear.weight)
-        if self.copy_gate is not None:
-            self.copy_gate.reset_parameters()
+        for module in (self.place_embedding, self.copy_gate):
+            if module is not None:
+                module.reset_parameters()
 
     @apply_forward_hook  # offloaded weights are fetched for this, too
     def prepare(
@@ -357,7 +369,8 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             ValueError: not one pair of markers for every reference, or latents that do not fit the patches.
         """
         grids = [self._grid(latents.shape[-3:]) for latents in references]
-        positions = bounded_positions(grids, self._grid(latent_shape[-3:]))
+        target = self._grid(latent_shape[-3:])
+        positions = bounded_positions(grids, target)
         key_mask = None if context_mask is None else context_mask.bool()[:, None, None, :]
         context, attended, pooled = self.context_embedder.prepare(text, key_mask)
         return Conditions(
@@ -369,6 +382,7 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             guidance=embed_number(
                 self.time_text_embed.guidance_embedder, torch.tensor([EMBEDDED_GUIDANCE], device=text.device)
             ),
+            places=None if self.place_embedding is None else self.place_embedding.tokens(target, text.device),
             copied=copied_from(edited(references, latent_shape)),
             references=self._reference_tokens(references, markers),
             rope=self._rope(positions, num_text=text.shape[1]).to(text.device),
@@ -379,6 +393,8 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         embedding = embed_number(self.time_text_embed.timestep_embedder, timestep) + conditions.guidance  # (b, d)
         text = self.context_embedder(timestep, conditions)  # (b, m, d)
         x = patchify(self.x_embedder["proj"], latents)  # (b, n, d)
+        if conditions.places is not None:
+            x = x + conditions.places
         num_target = x.shape[1]
         if conditions.references is not None:
             x = torch.cat([conditions.references, x], dim=1)  # (b, v, d)

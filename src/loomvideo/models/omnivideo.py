@@ -26,6 +26,7 @@ class ContextConditions:
     context_bias: Tensor | None  # (b, 1, 1, m), what is added to the logits of the rows
     rope: Tensor  # complex64 (n, 1, k / 2)
     added: Tensor | None  # (b, c, f, y, x), what is added to the noisy latents before they become tokens
+    places: Tensor | None  # (1, n, d), where the tokens lie
     copied: Copied | None  # the same, as what the head may copy
 
 
@@ -34,7 +35,8 @@ class OmniVideoTransformer3DModel(WanTransformer):
 
     `prepare` computes what no step changes, `forward` one velocity; training and inference call these two. The fields
     are those of diffusers' Wan configuration and `max_context_len`, the number of rows to which every context is padded:
-    padding is attended to, so that number belongs to the weights. The second release's experts are of this class, too.
+    padding is attended to, so that number belongs to the weights; `prediction`, `copies_source` and `absolute_places` are
+    LoomVideo's. The second release's experts are of this class, too.
     """
 
     @register_to_config
@@ -59,6 +61,7 @@ class OmniVideoTransformer3DModel(WanTransformer):
         max_context_len: int = 2560,
         prediction: str = "velocity",
         copies_source: bool = False,
+        absolute_places: bool = False,
     ) -> None:
         super().__init__()
         self.reset_parameters()
@@ -84,7 +87,8 @@ class OmniVideoTransformer3DModel(WanTransformer):
         Raises:
             ValueError: more rows than `max_context_len`, or latents that the patches do not fit.
         """
-        positions = grid_positions(self.grid(latent_shape), None)
+        grid = self.grid(latent_shape)
+        positions = grid_positions(grid, None)
         text_embedder = self.condition_embedder.text_embedder
         dtype = text_embedder.linear_1.weight.dtype
         rows, bias = pad_context([context.to(dtype) for context in contexts], self.config["max_context_len"])
@@ -94,6 +98,7 @@ class OmniVideoTransformer3DModel(WanTransformer):
             context_bias=bias,
             rope=rope_table(positions, self.axis_dims, rounded=False, fresh_time=False).unsqueeze(1).to(rows.device),
             added=None if added is None else added.to(dtype),
+            places=self.place_tokens(grid, rows.device),
             copied=copied_from(added),
         )
 
@@ -102,6 +107,8 @@ class OmniVideoTransformer3DModel(WanTransformer):
         embedding, modulation = self.condition_embedder(timestep)
         shown = latents if conditions.added is None else latents + conditions.added
         x = patchify(self.patch_embedding, shown)  # (b, n, d)
+        if conditions.places is not None:
+            x = x + conditions.places
         num_target = x.shape[1]
         for block, context in zip(self.blocks, conditions.context, strict=True):
             x = self.run_block(block, x, modulation, num_target, conditions.rope, context, conditions.context_bias)

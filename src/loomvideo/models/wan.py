@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from loomvideo.conditioning.references import modulate_segments, reference_time
 from loomvideo.conditioning.source import add_source
 from loomvideo.models.attention import AttentionFunction, attention
+from loomvideo.models.places import PlaceEmbedding
 from loomvideo.models.prediction import Copied, CopyGate, check_prediction, copied_from, velocity_of
 
 ROPE_THETA = 10_000.0
@@ -37,6 +38,7 @@ class Conditions:
     context: tuple[tuple[Tensor, Tensor], ...]  # keys and values (b, m, h, k) of every block's cross-attention
     context_mask: Tensor | None  # (b, 1, 1, m), True at real tokens
     source: Tensor | None  # (b, n, d), or (1, 1, d) where there is no source
+    places: Tensor | None  # (1, n, d), where the target's tokens lie
     copied: Copied | None  # what the head may copy
     references: Tensor | None  # (b, r, d)
     rope: Tensor  # complex64 (n + r, 1, k / 2)
@@ -217,7 +219,7 @@ class WanTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
     _no_split_modules: ClassVar = ["Block"]
     _repeated_blocks: ClassVar = ["Block"]
     _keep_in_fp32_modules: ClassVar = ["time_embedder", "scale_shift_table", "norm2"]
-    _skip_layerwise_casting_patterns: ClassVar = ["patch_embedding", "condition_embedder", "norm"]
+    _skip_layerwise_casting_patterns: ClassVar = ["patch_embedding", "place_embedding", "condition_embedder", "norm"]
 
     def __init__(self) -> None:
         super().__init__()
@@ -232,6 +234,7 @@ class WanTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.patch_embedding = nn.Conv3d(config["in_channels"], dim, self.patch_size, stride=self.patch_size)
+        self.place_embedding = PlaceEmbedding(dim) if config["absolute_places"] else None
         self.condition_embedder = ConditionEmbedder(dim, config["freq_dim"], config["text_dim"])
         self.blocks = nn.ModuleList(
             Block(dim, config["num_attention_heads"], config["ffn_dim"], eps) for _ in range(config["num_layers"])
@@ -251,13 +254,18 @@ class WanTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         for linear in (self.condition_embedder.time_embedder.linear_1, self.condition_embedder.time_embedder.linear_2):
             nn.init.normal_(linear.weight, std=0.02)
         nn.init.zeros_(self.proj_out.weight)
-        if self.copy_gate is not None:
-            self.copy_gate.reset_parameters()
+        for module in (self.place_embedding, self.copy_gate):
+            if module is not None:
+                module.reset_parameters()
 
     def run_block(self, block: nn.Module, *arguments: object) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return self._gradient_checkpointing_func(block, *arguments)  # pyright: ignore[reportOptionalCall]
         return block(*arguments)
+
+    def place_tokens(self, grid: Sizes, device: torch.device) -> Tensor | None:
+        """(1, n, d), what is added to the target's tokens; None for a denoiser without absolute places."""
+        return None if self.place_embedding is None else self.place_embedding.tokens(grid, device)
 
     def head(self, x: Tensor, embedding: Tensor, grid: Sizes, copied: Copied | None) -> Tensor:
         """Target tokens (b, n, d) and the time's embedding (b, 1, d) -> what is predicted (b, c, f, y, x)."""
@@ -286,7 +294,8 @@ class LoomVideoTransformer3DModel(WanTransformer):
     are those of diffusers' Wan configuration and `mllm_dim`, the width of the language model's layers;
     `use_source_embedding`, off in the published first training stage; `rounded_rotary_tables`, on for weights that were
     trained with bfloat16 tables (fact sheet 4.10); `prediction`, "velocity" as published or "clean", and `copies_source`,
-    whether its head may copy the source's numbers (models.prediction).
+    whether its head may copy the source's numbers (models.prediction); `absolute_places`, off in the published ones,
+    whether tokens know where in the clip they lie (models.places).
     """
 
     @register_to_config
@@ -313,6 +322,7 @@ class LoomVideoTransformer3DModel(WanTransformer):
         rounded_rotary_tables: bool = False,
         prediction: str = "velocity",
         copies_source: bool = False,
+        absolute_places: bool = False,
     ) -> None:
         super().__init__()
         dim = num_attention_heads * attention_head_dim
@@ -359,6 +369,7 @@ class LoomVideoTransformer3DModel(WanTransformer):
             ),
             context_mask=None if context_mask is None else context_mask.bool()[:, None, None, :],
             source=self._source_tokens(source, layers[0]),
+            places=self.place_tokens(grid, layers[0].device),
             copied=None if self.source_patch_embedding is None else copied_from(source),
             references=self._reference_tokens(references),
             rope=self._rope(grid, [self.grid(latents.shape) for latents in references]).to(layers[0].device),
@@ -371,6 +382,8 @@ class LoomVideoTransformer3DModel(WanTransformer):
         num_target = x.shape[1]
         if conditions.source is not None:
             x = add_source(x, conditions.source, timestep)
+        if conditions.places is not None:
+            x = x + conditions.places
         if conditions.references is not None:
             x = torch.cat([x, conditions.references], dim=1)  # (b, n + r, d)
         for block, context in zip(self.blocks, conditions.context, strict=True):
