@@ -1,6 +1,7 @@
 """Questions about clips and pictures, and requests that are thought about first."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from loomvideo import LoomVideoPipeline
+from loomvideo.media.clip import read_metadata
 from loomvideo.models.reader import Decoding
 from loomvideo.systems.pipeline import VideoPipeline
 from loomvideo.systems.plan import plan
@@ -100,6 +102,38 @@ def test_a_rewritten_prompt_is_printed_and_kept(generate, loomvideo, answers, tm
         loomvideo("show", tmp_path / "again.mp4", "--json").out == loomvideo("show", tmp_path / "out.mp4", "--json").out
     )
     assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "out.mp4").read_bytes()
+
+
+@pytest.fixture
+def thinking_model(tiny_model, tmp_path):
+    """The tiny model with limits that say to think."""
+    folder = tmp_path / "thinks"
+    shutil.copytree(tiny_model, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["limits"]["think"] = True
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.mark.parametrize(("words", "thought"), [([], True), (["--think"], True), (["--no-think"], False)])
+def test_a_model_may_think_by_default_and_files_are_made_again_as_they_were(
+    generate, answers, thinking_model, tmp_path, words, thought
+):
+    answers("bigstar")
+    first, again = tmp_path / "first.png", tmp_path / "again.png"
+    made = generate("--model", thinking_model, "--prompt", "star", *words, "--output", first)
+    assert ("think: bigstar" in made.out) is thought
+    recipe = read_metadata(first)
+    assert (recipe["think"], recipe.get("rewritten_prompt")) == (thought, "bigstar" if thought else None)
+    assert generate("--like", first, "--output", again).status == 0
+    assert again.read_bytes() == first.read_bytes()
+    generate("--like", first, "--no-think", "--output", again)
+    assert "rewritten_prompt" not in read_metadata(again)
+
+
+def test_a_recipe_says_nothing_of_thinking_where_nobody_did(generate, tmp_path):
+    generate("--prompt", "star", "--output", tmp_path / "out.png")
+    assert not {"think", "rewritten_prompt"} & set(read_metadata(tmp_path / "out.png"))
 
 
 def test_thinking_that_loses_a_reference_is_not_followed(generate, answers, inputs, tmp_path):

@@ -129,15 +129,17 @@ def test_questions_are_put_to_the_language_model_alone_and_answered_with_the_lik
 
 def test_thinking_is_asked_for_and_part_of_what_was_measured(tmp_path):
     words = ["evaluate", "--tasks", "request,request_image", "--num-prompts", "1", "--quiet"]
-    for name, more in (("plain", []), ("think", ["--think"])):
+    for name, more in (("plain", []), ("think", ["--think"]), ("not", ["--no-think"])):
         assert main([*words, *more, "--output", str(tmp_path / f"{name}.json")]) == 0
     assert [(str(decided.task), decided.think) for decided in BlackSession.plans] == [
         *[("t2v", False), ("t2i", False)],
         *[("t2v", True), ("t2i", True)],
+        *[("t2v", False), ("t2i", False)],
     ]
     assert BlackSession.plans[0].prompt == BlackSession.plans[2].prompt
-    settings = [json.loads((tmp_path / f"{name}.json").read_text())["settings"] for name in ("plain", "think")]
-    assert ["think" in each for each in settings] == [False, True]
+    names = ("plain", "think", "not")
+    settings = [json.loads((tmp_path / f"{name}.json").read_text())["settings"] for name in names]
+    assert [each.get("think") for each in settings] == [None, True, False]
 
 
 @pytest.mark.parametrize(

@@ -5,18 +5,19 @@ import pytest
 import torch
 
 from loomvideo.systems.kept import CHANGED, SAME, KeptSource
-from loomvideo.systems.plan import latent_frames, plan
+from loomvideo.systems.plan import plan
 from loomvideo.systems.request import Request, RequestError
 
 SIDE, CELL = 64, 16  # pixels of a frame and of a place
+STRIDE = 4  # frames a latent frame, of most VAEs
 
 
 def source_of(num_frames):
     return np.random.default_rng(0).integers(0, 255, (num_frames, SIDE, SIDE, 3), dtype=np.uint8)
 
 
-def latents_of(num_frames):
-    return torch.randn(1, 4, latent_frames(num_frames), SIDE // CELL, SIDE // CELL)
+def latents_of(num_frames, stride=STRIDE):
+    return torch.randn(1, 4, (num_frames - 1) // stride + 1, SIDE // CELL, SIDE // CELL)
 
 
 def changed_at(latents, frame, row, column, by=1.0):
@@ -25,8 +26,8 @@ def changed_at(latents, frame, row, column, by=1.0):
     return changed
 
 
-def shown(source, latents, edited, made):
-    kept = KeptSource(source)
+def shown(source, latents, edited, made, stride=STRIDE):
+    kept = KeptSource(source, stride)
     kept.compare(edited, latents)
     return kept.into(made)
 
@@ -63,6 +64,16 @@ def test_of_a_clip_places_beside_and_the_frames_up_to_the_next_latents_are_made_
     torch.testing.assert_close(far, torch.from_numpy(source[:, 3 * CELL :, 3 * CELL :]) / 255)
 
 
+def test_of_a_clip_with_latents_for_every_frame_the_changed_place_of_the_changed_frame_alone_is_made():
+    """Nothing moves unseen there."""
+    source, latents, made = source_of(9), latents_of(9, 1), torch.full((9, SIDE, SIDE, 3), 0.5)
+    found = shown(source, latents, changed_at(latents, 3, 0, 0), made, stride=1)
+    picture = shown(source[3:4], latents[:, :, 3:4], changed_at(latents, 3, 0, 0)[:, :, 3:4], made[:1], stride=1)
+    torch.testing.assert_close(found[3:4], picture)
+    others = [0, 1, 2, 4, 5, 6, 7, 8]
+    torch.testing.assert_close(found[others], torch.from_numpy(source[others]) / 255)
+
+
 def test_small_differences_are_none_and_the_share_falls_from_there():
     source, latents, made = source_of(1), latents_of(1), torch.full((1, SIDE, SIDE, 3), 0.5)
     truth = torch.from_numpy(source).float() / 255
@@ -73,13 +84,13 @@ def test_small_differences_are_none_and_the_share_falls_from_there():
     assert kept == pytest.approx([1.0, 0.75, 0.25, 0.0], abs=1e-3)
 
 
-@pytest.mark.parametrize("parts", [(5,), (1, 4), (2, 1, 2)])
+@pytest.mark.parametrize(("stride", "parts"), [(4, (5,)), (4, (1, 4)), (4, (2, 1, 2)), (1, (9, 8)), (1, (1, 4, 12))])
 @pytest.mark.parametrize("chunk", [1, 3, 17])
-def test_parts_of_any_length_give_what_the_whole_gives(parts, chunk):
-    source, latents, made = source_of(17), latents_of(17), torch.rand(17, SIDE, SIDE, 3)
+def test_parts_of_any_length_give_what_the_whole_gives(stride, parts, chunk):
+    source, latents, made = source_of(17), latents_of(17, stride), torch.rand(17, SIDE, SIDE, 3)
     edited = changed_at(changed_at(latents, 1, 0, 0), 3, 2, 2)
-    whole = shown(source, latents, edited, made)
-    kept = KeptSource(source)
+    whole = shown(source, latents, edited, made, stride)
+    kept = KeptSource(source, stride)
     for part, of_source in zip(edited.split(parts, dim=2), latents.split(parts, dim=2), strict=True):
         kept.compare(part, of_source)
     found = torch.cat([kept.into(frames) for frames in made.split(chunk)])

@@ -6,19 +6,29 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 
 from loomvideo import LoomVideoPipeline
+from loomvideo.models.vae import frames_a_latent, latent_grid
 from loomvideo.sampling.windows import windows
-from loomvideo.systems.plan import latent_frames, plan
+from loomvideo.systems.plan import plan
 from loomvideo.systems.request import Request, RequestError
 
 CLIP = np.random.default_rng(0).integers(0, 256, (40, 40, 56, 3), dtype=np.uint8)
 SYSTEMS = ("loomvideo", "vino", "omnivideo", "omnivideo2")
 
 
-@pytest.fixture(scope="module", params=SYSTEMS)
+@pytest.fixture(scope="module", params=[*SYSTEMS, "a latent for every frame"])
 def pipe(request, small_pipeline):
-    return small_pipeline(request.param)
+    if request.param in SYSTEMS:
+        return small_pipeline(request.param)
+    pipeline = small_pipeline("loomvideo")
+    settings = dict(pipeline.vae.config) | {
+        "dim_mult": [1], "temperal_downsample": [], "in_channels": 768, "out_channels": 768, "patch_size": 16,
+        "scale_factor_temporal": 1,
+    }  # fmt: skip
+    pipeline.register_modules(vae=AutoencoderKLWan.from_config(settings).eval())
+    return pipeline
 
 
 def edit(pipe, frames, **options):
@@ -38,9 +48,11 @@ def test_more_frames_than_a_model_makes_are_made_in_windows(pipe):
 def test_the_first_window_is_the_edit_of_the_first_frames(pipe):
     decided = edit(pipe, CLIP, num_frames=13)
     long = pipe.generate(decided, output_type="latent").frames
-    noise = pipe.draw_noise(decided, torch.Generator().manual_seed(0))[:, :, :3]
-    first = pipe.generate(decided.part(0, 3), latents=noise, output_type="latent").frames
-    torch.testing.assert_close(long[:, :, :2], first[:, :, :2], rtol=1e-4, atol=1e-4)
+    size = latent_grid(pipe.vae, decided.window, 0, 0)[0]
+    noise = pipe.draw_noise(decided, torch.Generator().manual_seed(0))[:, :, :size]
+    first = pipe.generate(decided.part(0, 9), latents=noise, output_type="latent").frames
+    made = windows(long.shape[2], size)[0].made
+    torch.testing.assert_close(long[:, :, made], first[:, :, made], rtol=1e-4, atol=1e-4)
 
 
 def test_a_window_edits_the_whole_source_unless_a_length_is_said(tiny_model):
@@ -73,7 +85,8 @@ def test_the_tensors_of_a_longer_clip_are_not_more(pipe):
     def alive(num_frames):
         decided, steps, held = edit(pipe, CLIP, num_frames=num_frames), [], []
         noise = pipe.draw_noise(decided, torch.Generator())  # of the whole clip: the one thing that grows
-        last = decided.num_inference_steps * len(windows(noise.shape[2], latent_frames(decided.window)))
+        size = latent_grid(pipe.vae, decided.window, 0, 0)[0]
+        last = decided.num_inference_steps * len(windows(noise.shape[2], size))
 
         def on_step(*_):
             steps.append(None)
@@ -105,9 +118,11 @@ def test_seams_do_not_show_in_an_edit_by_the_built_in_model():
     request = Request(prompt="turn the circle green", source=clip, window=17, num_inference_steps=6)
     decided = plan(request, pipe.limits)
     differences = np.abs(np.diff(np.concatenate(list(pipe.stream(decided))).astype(float), axis=0)).mean((1, 2, 3))
-    seams = [4 * place.first - 4 for place in windows(latent_frames(decided.num_frames), 5)[1:]]
+    stride = frames_a_latent(pipe.vae)
+    places = windows((decided.num_frames - 1) // stride + 1, (decided.window - 1) // stride + 1)
+    seams = [stride * (place.first - 1) for place in places[1:]]
     assert len(seams) >= 2
-    others = sorted(set(range(0, len(differences), 4)) - set(seams))
+    others = sorted(set(range(0, len(differences), stride)) - set(seams))
     pipe.limits = replace(pipe.limits, max_frames=len(clip))
     whole = pipe.generate(plan(replace(request, window=None, num_frames=len(clip)), pipe.limits)).frames
     at_once = np.abs(np.diff(255 * whole, axis=0)).mean((1, 2, 3))

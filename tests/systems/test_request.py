@@ -388,6 +388,7 @@ def test_real_clips_go_through_an_edit_at_their_own_ratio(name, size):
             "reference 1 is 3300x16: one side is more than 200 times",
         ),
         ({"task": "clone", "source": PICTURE, "references": [PICTURE]}, "task=clone: this model does t2i, t2v, edit"),
+        ({"think": 1}, "think=1: must be true or false"),
         ({"references": [CLIP]}, "reference 1 is a video: give a picture"),
         ({"source": ""}, "source is an empty path"),
         ({"source": 7}, "source is a int: give a path"),

@@ -289,6 +289,8 @@ def speed(arguments: argparse.Namespace) -> str:
     steps = []
     for request in asked:
         plans = {name: plan(replace(request, speed=name), session.limits) for name in SPEEDS}
+        told = session.think(plans["exact"]).prompt  # once and before: the language model's time is not measured here
+        plans = {name: replace(one, prompt=told, think=False) for name, one in plans.items()}
         decided = plans["exact"]
         steps.append(decided.num_inference_steps)
         runs = {name: sampler(session, plans[own], shortcuts) for name, (own, shortcuts) in ways.items()}

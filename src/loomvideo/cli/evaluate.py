@@ -13,6 +13,7 @@ from loomvideo.cli.options import (
     add_keep_source,
     add_model_options,
     add_speed,
+    add_think,
     given,
     number,
     whole_number,
@@ -84,9 +85,7 @@ def add_parser(commands: "argparse._SubParsersAction") -> None:
     sampling.add_argument("--guidance-scale-visual", type=number, metavar="SCALE")
     add_speed(sampling)
     add_keep_source(sampling)
-    sampling.add_argument(
-        "--think", action="store_true", default=None, help="let the language model first say what is to be seen"
-    )
+    add_think(sampling)
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
     add_model_options(parser)

@@ -127,13 +127,7 @@ def add_request_options(parser: argparse.ArgumentParser) -> None:
         "--negative-prompt", "--negative_prompt", metavar="TEXT", help="what to stay away from (default: the model's)"
     )
 
-    content.add_argument(
-        "--think",
-        action="store_true",
-        default=None,
-        help="let the language model first say what is to be seen; the rewritten prompt is printed and kept in the recipe",
-    )
-
+    add_think(content)
     add_keep_source(content)
 
     size = parser.add_argument_group("size and length (default: the source's ratio and length at the model's own area)")
@@ -188,6 +182,16 @@ def add_speed(group: "argparse._ArgumentGroup") -> None:
         "--speed",
         choices=tuple(SPEEDS),
         help="balanced takes two fifths of the model's steps, fast a sixth (default: exact)",
+    )
+
+
+def add_think(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--think",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="let the language model first say what is to be seen; the rewritten prompt is printed and kept in the recipe "
+        "(default: the model's)",
     )
 
 

@@ -155,14 +155,14 @@ class Session:
             ) from error
 
     def think(self, decided: Plan) -> Plan:
-        """The plan as think mode leaves it; the same one where it was not asked for."""
+        """The plan as think mode leaves it; the same one where it says not to think."""
         if not decided.think:
             return decided
         self.progress.stage(STAGES["think"])
         return self.pipeline.think(decided)
 
-    def recipe(self, request: Request, decided: Plan) -> dict:
-        """What a file is made again from; paths as they were typed."""
+    def recipe(self, request: Request, decided: Plan, *, thought: bool) -> dict:
+        """What a file is made again from; paths as they were typed. `thought`: the plan is as think mode left it."""
         return {
             "program": "loomvideo",
             "version": __version__,
@@ -184,7 +184,8 @@ class Session:
             **({"speed": decided.speed} if decided.speed != "exact" else {}),
             **({"keep_source": decided.keep_source} if request.keep_source is not None else {}),
             **({"window": decided.window} if decided.window is not None else {}),
-            **({"think": True, "rewritten_prompt": decided.prompt} if request.think else {}),
+            **({"think": thought} if thought or request.think is not None else {}),
+            **({"rewritten_prompt": decided.prompt} if thought else {}),
         }
 
 
@@ -246,8 +247,8 @@ def make(session: Session, request: Request, decided: Plan, output: Path) -> Mad
     """Generate a planned request and write it, its recipe inside."""
     session.load()  # which is not part of the time that a request takes
     began = time.monotonic()
-    decided = session.think(decided)
-    recipe = session.recipe(request, decided)
+    thinks, decided = decided.think, session.think(decided)
+    recipe = session.recipe(request, decided, thought=thinks)
     if not is_first_process():
         session.generate(decided)
     elif output.suffix.lower() in PICTURE_SUFFIXES:

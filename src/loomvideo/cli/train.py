@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loomvideo.cli.options import UsageError, whole_number
 
-PARTS = ("vae", "mllm", "decoder", "denoiser", "export")
+PARTS = ("vae", "mllm", "denoiser", "export")
 SYSTEMS = ("loomvideo", "vino", "omnivideo")  # those with a recipe
 EXAMPLES = """\
 Fine-tuning, and the published stages:
@@ -23,13 +23,12 @@ A run that is stopped, or killed, goes on when called again.
 The built-in model, from nothing to the folder that is shipped:
   loomvideo train builtin --part vae --run-dir runs/builtin
   loomvideo train builtin --part mllm --run-dir runs/builtin
-  loomvideo train builtin --part decoder --run-dir runs/builtin
   loomvideo train builtin --part denoiser --run-dir runs/builtin
   loomvideo train builtin --part export --run-dir runs/builtin
 Another system on the same VAE and language model:
   loomvideo train builtin --system vino --part denoiser --run-dir runs/builtin --workers 1
   loomvideo train builtin --system vino --part export --run-dir runs/builtin
-The decoder may train beside the denoiser. A part that is stopped goes on when called again; --slice-minutes stops it by itself.
+A part that is stopped goes on when called again; --slice-minutes stops it by itself.
 """
 
 

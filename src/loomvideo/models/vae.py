@@ -32,12 +32,16 @@ def to_pixels(frames: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(frames)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
 
 
+def frames_a_latent(vae: VAE) -> int:
+    """How many frames a latent frame stands for, but for the first, which stands for one."""
+    # the two VAEs name the same thing differently
+    return int(vae.config.get("scale_factor_temporal") or vae.config["temporal_compression_ratio"])
+
+
 def latent_grid(vae: VAE, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
-    """Latent frames, rows and columns (f, y, x) of a clip of 1 + stride * n frames."""
-    config = vae.config  # the two VAEs name the same thing differently
-    temporal = config.get("scale_factor_temporal") or config["temporal_compression_ratio"]
-    spatial = config.get("scale_factor_spatial") or config["spatial_compression_ratio"]
-    return (num_frames - 1) // temporal + 1, height // spatial, width // spatial
+    """Latent frames, rows and columns (f, y, x) of a clip of 1 + 4n frames."""
+    spatial = vae.config.get("scale_factor_spatial") or vae.config["spatial_compression_ratio"]
+    return (num_frames - 1) // frames_a_latent(vae) + 1, height // spatial, width // spatial
 
 
 def encode(vae: VAE, pixels: Tensor, *, sample: bool = False, generator: torch.Generator | None = None) -> Tensor:

@@ -1,7 +1,7 @@
 """A clip of any length in windows of one that a model can make: where they lie, and how one goes on from another.
 
 Counted in latent frames. Each window is made as a clip of its own, whose first latent frame stands for one frame of pixels
-and not for four as it does on its place in the whole clip: behind the first window it is dropped. The frames after it that
+and not for as many as it does on its place in the whole clip (four, of most VAEs): behind the first window it is dropped. The frames after it that
 the window before has made, too, are blended at every step: the first takes that window's velocity, the following less and
 less of it. All windows take their noise from the whole clip's, so that shared frames go one way through any solver.
 """

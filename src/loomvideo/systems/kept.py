@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loomvideo.media.frames import FRAME_STRIDE
-
 # Root mean square distances of a place's normalised latents: up to the first it is the source's, from the second on another.
 SAME, CHANGED = 0.03, 0.08
 
@@ -19,10 +17,11 @@ class KeptSource:
     """Puts a source, uint8 (t, y, x, 3), back into the frames of its edit.
 
     It is told of latents and given frames in their order, in parts of any length; frames never before their latents.
+    Behind the first, every latent frame stands for `frames_a_latent` frames.
     """
 
-    def __init__(self, source: np.ndarray) -> None:
-        self.source = source
+    def __init__(self, source: np.ndarray, frames_a_latent: int) -> None:
+        self.source, self.frames_a_latent = source, frames_a_latent
         self.shares = torch.empty(0)  # (f, y, x) of the latents, how far each place is the source's
         self.before: Tensor | None = None
         self.num_shown = 0
@@ -30,7 +29,7 @@ class KeptSource:
     def compare(self, latents: Tensor, source: Tensor) -> None:
         """Take up the next latents (1, c, f, y, x) of the edit and of its source."""
         distance = (latents.float() - source.to(latents).float()).square().mean(dim=1).sqrt()[0].cpu()  # (f, y, x)
-        if len(self.source) > 1:
+        if len(self.source) > 1 and self.frames_a_latent > 1:
             # what moves may have been at a place beside, and only between two latent frames
             distance = F.max_pool2d(distance[:, None], 3, stride=1, padding=1)[:, 0]
             first = distance[:1] if self.before is None else self.before
@@ -44,7 +43,7 @@ class KeptSource:
         self.num_shown += len(frames)
         if not len(frames):
             return frames
-        shares = self.shares[(numbers + FRAME_STRIDE - 1) // FRAME_STRIDE][:, None]
+        shares = self.shares[(numbers + self.frames_a_latent - 1) // self.frames_a_latent][:, None]
         shares = F.interpolate(shares, size=frames.shape[1:3], mode="bilinear")[:, 0, ..., None].to(frames)
         source = torch.from_numpy(self.source[numbers.numpy()]).to(frames) / 255
         return torch.lerp(frames, source, shares)

@@ -17,7 +17,6 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from loomvideo.models import vae as pixels
 from loomvideo.models.eight_bits import weight_bytes
 from loomvideo.systems.pipeline import VideoPipeline
-from loomvideo.systems.plan import latent_frames
 
 UNITS = {"GB": 10**9, "MB": 10**6, "GiB": 2**30, "MiB": 2**20}
 DENOISERS = ("transformer", "transformer_2")
@@ -131,9 +130,7 @@ def _denoising(pipeline: VideoPipeline, model: Any, batch_branches: bool) -> int
     """Tokens of the largest clip through one block, for a source as many again, and all branches' keys and values."""
     limits, config = pipeline.limits, model.config
     side = int(math.sqrt(limits.max_area)) // limits.size_multiple * limits.size_multiple
-    rows, columns = pixels.latent_grid(pipeline.vae, limits.max_frames, side, side)[1:]
-    patches = math.prod(model.patch_size)
-    tokens = latent_frames(limits.max_frames) * rows * columns // patches
+    tokens = math.prod(pixels.latent_grid(pipeline.vae, limits.max_frames, side, side)) // math.prod(model.patch_size)
     dim = config["num_attention_heads"] * config["attention_head_dim"]
     if model.config.get("text_embed_dim") is not None:  # VINO: the source stands before the target, text in every block
         ffn, tokens, held = int(dim * config["mlp_ratio"]), 2 * tokens + CONTEXT_ROWS, 0

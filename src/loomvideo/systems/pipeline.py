@@ -31,7 +31,7 @@ from loomvideo.sampling.sampler import Branch, OnStep, sample
 from loomvideo.sampling.windows import Seam, windows
 from loomvideo.systems import thinking
 from loomvideo.systems.kept import KeptSource
-from loomvideo.systems.plan import Plan, frames_to_describe, latent_frames
+from loomvideo.systems.plan import Plan, frames_to_describe
 from loomvideo.systems.plan import plan as make_plan
 from loomvideo.systems.request import ModelLimits, Request, Task
 from loomvideo.team import Team
@@ -116,7 +116,7 @@ class VideoPipeline(DiffusionPipeline):
         *,
         task: Task | str | None = None,
         negative_prompt: str | None = None,
-        think: bool = False,
+        think: bool | None = None,
         height: int | None = None,
         width: int | None = None,
         num_frames: int | None = None,
@@ -192,7 +192,7 @@ class VideoPipeline(DiffusionPipeline):
         plan = self._agreed(plan, begin)
         generator = generator or torch.Generator().manual_seed(plan.seed)
         noise = self.draw_noise(plan, generator) if latents is None else latents
-        kept = kept_source(plan)
+        kept = kept_source(plan, self.vae)
         finished = self.latents_in_turn(
             plan,
             noise,
@@ -225,7 +225,7 @@ class VideoPipeline(DiffusionPipeline):
         begin = callback_on_stage or (lambda stage: None)
         plan = self._agreed(plan, begin)
         noise = self.draw_noise(plan, torch.Generator().manual_seed(plan.seed))
-        kept = kept_source(plan)
+        kept = kept_source(plan, self.vae)
         finished = self.latents_in_turn(
             plan,
             noise,
@@ -244,7 +244,7 @@ class VideoPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
 
     def _agreed(self, plan: Plan, begin: Callable[[str], None]) -> Plan:
-        """The plan as it is carried out: of one seed on all ranks, and thought about where that was asked for."""
+        """The plan as it is carried out: of one seed on all ranks, and thought about where the plan says so."""
         if self.team is not None:
             plan = replace(plan, seed=self.team.agree(plan.seed))
         if plan.think:
@@ -268,7 +268,8 @@ class VideoPipeline(DiffusionPipeline):
 
         `kept` is told of them before they are yielded.
         """
-        places = windows(noise.shape[2], noise.shape[2] if plan.window is None else latent_frames(plan.window))
+        stride = pixels.frames_a_latent(self.vae)
+        places = windows(noise.shape[2], noise.shape[2] if plan.window is None else (plan.window - 1) // stride + 1)
         seam = Seam(places)
         if shortcuts.first_block and self.team is not None:
             raise ValueError("first_block: several ranks cannot judge one block's change together; use forecast_every")
@@ -276,7 +277,7 @@ class VideoPipeline(DiffusionPipeline):
         for number, place in enumerate(places):
             seam.begin(number)
             begin("read")
-            part = plan.part(place.start, place.stop)
+            part = plan.part(stride * place.start, stride * (place.stop - 1) + 1)
             branches, scales = self.condition(
                 part,
                 noise[:, :, place.start : place.stop].shape,
@@ -348,14 +349,17 @@ class VideoPipeline(DiffusionPipeline):
         return self.reader.answer(chat([self.look(frames), question]), decoding or Decoding())
 
     def think(self, plan: Plan) -> Plan:
-        """The plan with its prompt said anew by the language model; the likeliest words, so that it can be repeated."""
-        shown = plan if plan.window is None else plan.part(0, latent_frames(plan.window))
-        answer = "".join(self.reader.answer(self.thinking_chat(shown), Decoding(temperature=0, max_new_tokens=512)))
-        return thinking.rethought(plan, answer if self.team is None else self.team.agree(answer))
+        """The plan with its prompt said anew by the language model. The words are drawn with the plan's seed: another one
+        puts things elsewhere, where the request leaves that open."""
+        shown = plan if plan.window is None else plan.part(0, plan.window)
+        decoding = Decoding(temperature=0.7, top_p=0.7, max_new_tokens=512, seed=plan.seed)
+        answer = "".join(self.reader.answer(self.thinking_chat(shown), decoding))
+        agreed = answer if self.team is None else self.team.agree(answer)
+        return thinking.rethought(plan, agreed, replaces=self.limits.think)
 
     def thinking_chat(self, plan: Plan) -> Chat:
         """The request as the language model is asked to answer it in think mode."""
-        return chat([*self.visuals(plan), thinking.question(self.config["thinking"], plan.prompt)])
+        return chat([*self.visuals(plan), thinking.question(self.config["thinking"], plan.prompt, plan.kind)])
 
     def draw_noise(self, plan: Plan, generator: torch.Generator) -> Tensor:
         """Standard normal float32 (1, c, f, y, x), drawn where the generator lives: the same on every device."""
@@ -394,6 +398,8 @@ class VideoPipeline(DiffusionPipeline):
         return on_step
 
 
-def kept_source(plan: Plan) -> KeptSource | None:
+def kept_source(plan: Plan, vae: pixels.VAE) -> KeptSource | None:
     """What puts the source back into a plan's frames, where it says so."""
-    return KeptSource(plan.source) if plan.keep_source and plan.source is not None else None
+    if not plan.keep_source or plan.source is None:
+        return None
+    return KeptSource(plan.source, pixels.frames_a_latent(vae))

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from loomvideo.media.clip import MediaInfo
-from loomvideo.media.frames import FRAME_STRIDE
 from loomvideo.media.inputs import Media, as_media, look, read_frames, spread_frames
 from loomvideo.media.letterbox import letterbox
 from loomvideo.systems.request import (
@@ -60,24 +59,23 @@ class Plan:
     keep_source: bool = False
     notes: tuple[str, ...]  # what was chosen and why, for the person
 
+    @property
+    def kind(self) -> str:
+        """What is made: "video" or "image"."""
+        return "image" if self.num_frames == 1 else "video"
+
     def cut(self, frames: Any) -> Any:
         """The output's part of generated frames (t, y, x, ...): the first frames, the centre of each."""
         top, left = _margin(self.height, self.output_height), _margin(self.width, self.output_width)
         return frames[: self.output_frames, top : top + self.output_height, left : left + self.output_width]
 
     def part(self, start: int, stop: int) -> "Plan":
-        """The plan of the latent frames from `start` up to `stop` as a clip of its own."""
-        if stop - start == latent_frames(self.num_frames):
+        """The plan of the frames from `start` up to `stop`, 1 + 4n, as a clip of its own."""
+        if stop - start == self.num_frames:
             return self
-        first, last = FRAME_STRIDE * start, FRAME_STRIDE * (stop - 1) + 1
-        frames = {"num_frames": last - first, "output_frames": last - first}
-        source = None if self.source is None else self.source[first:last]
+        source = None if self.source is None else self.source[start:stop]
+        frames = {"num_frames": stop - start, "output_frames": stop - start}
         return replace(self, source=source, whole_source=None, window=None, **frames)
-
-
-def latent_frames(num_frames: int) -> int:
-    """Latent frames of a clip of 1 + 4n."""
-    return (num_frames - 1) // FRAME_STRIDE + 1
 
 
 def plan(request: Request, limits: ModelLimits) -> Plan:
@@ -129,7 +127,7 @@ def plan(request: Request, limits: ModelLimits) -> Plan:
         guidance_scale_visual=float(chosen("guidance_scale_visual")),
         seed=secrets.randbelow(2**32) if request.seed == -1 else int(request.seed),
         window=_window(request, usual, num_frames),
-        think=request.think,
+        think=bool(chosen("think")),
         speed=request.speed,
         keep_source=pixels is not None and bool(chosen("keep_source")),
         notes=(

@@ -72,7 +72,7 @@ class Request:
     guidance_scale_visual: float | None = None
     negative_prompt: str | None = None
     seed: int = 0  # -1: a fresh one is drawn, and the plan records it
-    think: bool = False  # the language model says first what is to be seen; see systems.thinking
+    think: bool | None = None  # whether the language model says first what is to be seen; see systems.thinking
     speed: str = "exact"  # or "balanced" or "fast": fewer steps, where no number of them is asked for
     keep_source: bool | None = None  # whether what an edit leaves alone shows the source's own pixels; see systems.kept
 
@@ -110,6 +110,7 @@ class ModelLimits:
     guidance_scale_edit: float = 2.5
     guidance_scale_visual: float = 1.5
     keep_source: bool = False
+    think: bool = False
     negative_prompt: str = ""
     tasks: tuple[str, ...] = EVERY_SYSTEM
     task_defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -175,7 +176,7 @@ def check_options(request: Request, limits: ModelLimits) -> None:
     _check_window(request, limits)
     if request.height and request.width:
         check_area(request.height, request.width, limits)
-    if not isinstance(request.think, bool):
+    if not isinstance(request.think, bool | None):
         raise RequestError(f"think={request.think!r}: must be true or false")
     if not isinstance(request.keep_source, bool | None):
         raise RequestError(f"keep_source={request.keep_source!r}: must be true or false")

@@ -1,9 +1,10 @@
 """Think mode: the language model first says what is to be seen, and the request is carried out as it was said
 (Omni-Video's paper; fact sheet of Omni-Video 2.7).
 
-How a model is asked is part of its configuration (`thinking`, a text with {prompt} in it), for it was trained with some
-form of the question. What the answer does to the request is the same for all: it takes the prompt's place where a clip is
-made from words and pictures, and stands behind the instruction where one is edited, which still has to be carried out.
+How a model is asked is part of its configuration (`thinking`, a text with {prompt} in it and, if need be, {kind}), for it was
+trained with some form of the question. The answer takes the prompt's place where a clip is made from words and pictures. Where
+one is edited, it stands behind the instruction, which still has to be carried out; of models that think by default it takes
+the instruction's place, too: they answer with what changes, and their denoisers were told such answers alone.
 """
 
 import re
@@ -21,9 +22,9 @@ THINKING = (
 MENTION = re.compile(r"@?\bimage[ _]?(\d+)", re.IGNORECASE)
 
 
-def question(template: str, prompt: str) -> str:
-    """What the language model is asked."""
-    return template.replace("{prompt}", prompt)
+def question(template: str, prompt: str, kind: str) -> str:
+    """What the language model is asked; ``kind`` is what is to be made, "video" or "image"."""
+    return template.replace("{kind}", kind).replace("{prompt}", prompt)
 
 
 def combine(prompt: str, answer: str, *, edits: bool) -> str:
@@ -31,10 +32,13 @@ def combine(prompt: str, answer: str, *, edits: bool) -> str:
     return f"{prompt.rstrip('. ')}. {answer}" if edits else answer
 
 
-def rethought(plan: Plan, answer: str) -> Plan:
-    """The plan with its prompt as the answer has it, or as it was where the answer is of no use; a note says which."""
+def rethought(plan: Plan, answer: str, *, replaces: bool = False) -> Plan:
+    """The plan with its prompt as the answer has it, or as it was where the answer is of no use; a note says which.
+
+    ``replaces``: the answer takes the place of an edit's instruction, too.
+    """
     answer = " ".join(answer.split())
-    prompt = combine(plan.prompt, answer, edits=plan.source is not None)
+    prompt = combine(plan.prompt, answer, edits=plan.source is not None and not replaces)
     lost = sorted(mentions(plan.prompt) - mentions(prompt))
     if not answer or lost or len(prompt) > MAX_PROMPT:
         reason = f"it lost Image {', '.join(lost)}" if lost else "it is empty or too long"

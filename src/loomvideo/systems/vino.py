@@ -146,7 +146,8 @@ class VinoPipeline(VideoPipeline):
         system = self.config["caption_system"]
         if system is None:
             return super().thinking_chat(plan)
-        return vino_chat.vino_chat(self.visuals(plan), thought.question(self.config["thinking"], plan.prompt), system)
+        asked = thought.question(self.config["thinking"], plan.prompt, plan.kind)
+        return vino_chat.vino_chat(self.visuals(plan), asked, system)
 
 
 def with_role(task: Task, prompt: str) -> str:
