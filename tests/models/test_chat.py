@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from loomvideo.models.chat import chat, full_chat, tokenise, unconditional_chat, visual_chat
+from loomvideo.models.chat import chat, full_chat, read_tokens, tokenise, unconditional_chat, visual_chat
 from loomvideo.models.qwen import Visual
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -64,3 +64,31 @@ def test_several_chats_are_padded_on_the_right_and_masked(tokenizer):
     assert torch.equal(inputs.input_ids[0, :length], alone.input_ids[0])
     assert inputs.attention_mask.sum(1).tolist() == [length, inputs.input_ids.shape[1]]
     assert torch.equal(inputs.image_grid_thw, torch.tensor([[1, 2, 4]]))
+
+
+# --- what a denoiser reads of a chat
+
+
+def read(tokenizer, text, item_end):
+    """The tokens that are read of a turn with this text, one character each."""
+    ids = tokenise(tokenizer, [chat([text])]).input_ids[0]
+    return tokenizer.convert_ids_to_tokens(ids), read_tokens(tokenizer, ids, item_end).tolist()
+
+
+@pytest.mark.parametrize("text", ["a;b;", "ab"])
+def test_all_tokens_are_read_where_no_token_ends_items(tokenizer, text):
+    tokens, positions = read(tokenizer, text, None)
+    assert positions == list(range(len(tokens)))
+
+
+def test_of_a_plan_the_ends_of_its_items_are_read(tokenizer):
+    tokens, positions = read(tokenizer, "a red circle; on blue;", ";")
+    assert positions == [index for index, token in enumerate(tokens) if token == ";"]
+    assert len(positions) == 2
+
+
+def test_where_no_item_ends_the_words_are_read_without_the_chat_around(tokenizer):
+    tokens, positions = read(tokenizer, "redstar", ";")
+    assert "".join(tokens[position] for position in positions) == "redstar"
+    assert 0 < positions[0] < positions[-1] < len(tokens) - 1
+    assert positions == list(range(positions[0], positions[0] + len("redstar")))

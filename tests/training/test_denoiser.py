@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny_training import CPU, TinyRecipe, sample
 
-from loomvideo.training.cells import WIDTH as CELL_WIDTH
-from loomvideo.training.denoiser import Apprentice, Shards, layout_of, set_trained, stage_at
+from loomvideo.training import denoiser
+from loomvideo.training.denoiser import Shards, importance, layout_of, loss_of, set_trained, stage_at
 from loomvideo.training.loomvideo import (
     FLOW_SHIFT,
     LIMITS,
@@ -21,6 +21,7 @@ from loomvideo.training.loomvideo import (
     unconditional_layers,
 )
 from loomvideo.training.recipe import BatchRules, Draw, Readers, Stage
+from two_ranks import run
 
 BLOCKS, WIDTH = 2, 8
 UNCONDITIONAL = torch.zeros(BLOCKS, 3, WIDTH)
@@ -121,7 +122,7 @@ def recipe():
 
 
 def test_shards_that_appear_later_are_taken_up_and_batches_have_one_layout(tmp_path, recipe):
-    data = Shards(tmp_path, recipe, np.random.default_rng(0), tokens_a_batch=64)
+    data = Shards(tmp_path, recipe, seed=0, tokens_a_batch=64)
     torch.save([item(), item(frames=3)], tmp_path / "000-000000.pt")
     data.refresh()
     assert len(data) == 2
@@ -137,24 +138,61 @@ def test_shards_that_appear_later_are_taken_up_and_batches_have_one_layout(tmp_p
 
 
 def test_clips_are_drawn_as_often_as_told(tmp_path, recipe):
-    data = Shards(tmp_path, recipe, np.random.default_rng(0), tokens_a_batch=64)
+    data = Shards(tmp_path, recipe, seed=0, tokens_a_batch=64)
     torch.save([item(), item(frames=3)], tmp_path / "000-000000.pt")
     clips = sum(layout_of(data.batch({"words picture": 0.75, "words clip": 0.25})[0])[0][1] > 1 for _ in range(400))
     assert 60 < clips < 140
 
 
 def test_kinds_that_are_not_there_yet_are_left_out_of_the_draw(tmp_path, recipe):
-    data = Shards(tmp_path, recipe, np.random.default_rng(0), tokens_a_batch=64)
+    data = Shards(tmp_path, recipe, seed=0, tokens_a_batch=64)
     torch.save([item()], tmp_path / "000-000000.pt")
     assert all(recipe.kind(one) == "words picture" for one in data.batch({"words clip": 1.0}))
     assert all(recipe.kind(one) == "words picture" for one in data.batch({"words clip": 0.9, "words picture": 0.1}))
 
 
 def test_a_batch_of_larger_samples_has_fewer_of_them(tmp_path, recipe):
-    data = Shards(tmp_path, recipe, np.random.default_rng(0), tokens_a_batch=240)
+    data = Shards(tmp_path, recipe, seed=0, tokens_a_batch=240)
     torch.save([item(), item(frames=3)], tmp_path / "000-000000.pt")
     assert len(data.batch({"words picture": 1.0})) == 60
     assert len(data.batch({"words clip": 1.0})) == 20
+
+
+def test_the_newest_samples_of_a_kind_and_layout_are_kept(tmp_path, recipe, monkeypatch):
+    monkeypatch.setattr(denoiser, "KEPT", 3)
+    data = Shards(tmp_path, recipe, seed=0, tokens_a_batch=64)
+    torch.save([item(value=float(number)) for number in range(3)] + [item(frames=3)], tmp_path / "000-000000.pt")
+    data.refresh()
+    assert len(data) == 4
+    torch.save([item(value=10.0), item(value=11.0)], tmp_path / "000-000001.pt")
+    data.looked = float("-inf")
+    data.refresh()
+    assert len(data) == 4
+    drawn = {float(one["target"].flatten()[0]) for _ in range(20) for one in data.batch({"words picture": 1.0})}
+    assert drawn == {2.0, 10.0, 11.0}
+
+
+SHARES = {"words picture": 0.5, "words clip": 0.5}
+
+
+def drawn_by_a_rank(folder):
+    """The kinds of forty batches in turn, and the values of all their samples."""
+    data = Shards(folder, LoomVideoRecipe.__new__(LoomVideoRecipe), seed=5, tokens_a_batch=64)
+    batches = [data.batch(SHARES) for _ in range(40)]
+    kinds = [data.recipe.kind(batch[0]) for batch in batches]
+    return kinds, {float(one["target"].flatten()[0]) for batch in batches for one in batch}, len(data)
+
+
+def test_two_ranks_draw_the_same_kinds_in_turn_each_from_shards_of_its_own(tmp_path):
+    """So none waits for another's clips, and none learns from what another has learnt from."""
+    for number in range(16):
+        torch.save([item(value=float(number)), item(frames=3, value=float(number))], tmp_path / f"000-{number:06d}.pt")
+    (kinds, mine, count), (others_kinds, theirs, others_count) = run(drawn_by_a_rank, tmp_path)
+    assert kinds == others_kinds
+    assert set(kinds) == set(SHARES)
+    assert not mine & theirs
+    assert mine | theirs == {float(number) for number in range(16)}
+    assert count + others_count == 32
 
 
 def test_a_kind_is_what_a_target_is_made_from_and_whether_it_moves(recipe):
@@ -169,7 +207,7 @@ def test_the_shares_of_a_stage_are_of_one_whole():
     assert all(math.isclose(sum(stage.shares.values()), 1) for stage in STAGES)
 
 
-@pytest.mark.parametrize(("progress", "stage"), [(0.0, 0), (0.59, 0), (0.6, 1), (0.99, 1), (1.0, 1)])
+@pytest.mark.parametrize(("progress", "stage"), [(0.0, 0), (0.29, 0), (0.3, 1), (0.99, 1), (1.0, 1)])
 def test_a_stage_is_a_share_of_the_run(progress, stage):
     assert stage_at(STAGES, progress) is STAGES[stage]
 
@@ -182,15 +220,29 @@ def test_a_stage_trains_the_parameters_that_its_rule_names_and_no_others():
     assert all(p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("task", ["t2i", "edit_image", "guided_edit"])
-def test_prepared_features_are_what_the_pipeline_would_compute(task, tmp_path):
-    """Latents and layers of a sample equal those of the same request at inference, up to half precision."""
+GUIDED = {
+    **LIMITS,
+    "guidance_scale": 4.0,
+    "guidance_scale_edit": 2.5,
+    "guidance_scale_visual": 1.5,
+}  # so that all branches run
+
+
+@pytest.mark.parametrize(
+    ("task", "plans"),
+    [("t2i", False), ("t2i", True), ("edit_image", True), ("guided_edit", False), ("guided_edit", True)],
+)
+def test_prepared_features_are_what_the_pipeline_would_compute(task, plans):
+    """Latents and layers of a sample equal those of the same request at inference, up to half precision; of a model that
+    plans, as think mode leaves it."""
     from diffusers import UniPCMultistepScheduler
 
+    from loomvideo.data.world.plans import END
     from loomvideo.data.world.tasks import sample
     from loomvideo.systems.loomvideo import LoomVideoPipeline
     from loomvideo.systems.plan import plan
     from loomvideo.systems.request import Request
+    from loomvideo.training.features import told
     from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET, build_mllm, build_tokenizer
     from loomvideo.training.vae import build_vae
 
@@ -204,15 +256,17 @@ def test_prepared_features_are_what_the_pipeline_would_compute(task, tmp_path):
         scheduler=UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT
         ),
-        limits=LIMITS,
+        limits=GUIDED,
+        item_end=END if plans else None,
         frame_rule=vars(FRAME_RULE),
         pixel_budgets={"image": vars(IMAGE_BUDGET), "video": vars(VIDEO_BUDGET)},
     )
     drawn = sample(task, np.random.default_rng(1), num_frames=1, height=64, width=64)
-    (prepared,) = prepare([drawn], Readers(pipeline.vae, pipeline.mllm, tokenizer))
+    readers = Readers(pipeline.vae, pipeline.mllm, tokenizer, plans=plans, item_end=pipeline.config["item_end"])
+    (prepared,) = prepare([drawn], readers)
     source = drawn.source_frames()
     request = Request(
-        prompt=drawn.prompt,
+        prompt=told(drawn, readers),
         source=None if source is None else source[0],
         references=drawn.reference_pictures(),
         num_frames=1,
@@ -224,43 +278,28 @@ def test_prepared_features_are_what_the_pipeline_would_compute(task, tmp_path):
         encoded = None if source is None else pipeline.encode(planned.source)
         references = tuple(pipeline.encode(reference[None]) for reference in planned.references)
         branches, _ = pipeline.guidance_branches(planned, encoded, references)
-    unconditional = unconditional_layers(Readers(pipeline.vae, pipeline.mllm, tokenizer))
+    unconditional = unconditional_layers(readers)
     torch.testing.assert_close(torch.stack(branches[0].layers)[:, 0].half(), unconditional, rtol=2e-3, atol=2e-3)
     torch.testing.assert_close(torch.stack(branches[-1].layers)[:, 0].half(), prepared["full"], rtol=2e-3, atol=2e-3)
     if source is not None:
         torch.testing.assert_close(encoded[0].half(), prepared["source"], rtol=2e-3, atol=2e-3)
-        torch.testing.assert_close(
-            torch.stack(branches[1].layers)[:, 0].half(), prepared["visual"], rtol=2e-3, atol=2e-3
-        )
+        assert ("visual" in prepared) == (not plans), "what is seen is in the plan"
+        visual = prepared.get("visual", unconditional)
+        torch.testing.assert_close(torch.stack(branches[1].layers)[:, 0].half(), visual, rtol=2e-3, atol=2e-3)
     for mine, prepared_reference in zip(references, prepared["references"], strict=True):
         torch.testing.assert_close(mine[0].half(), prepared_reference, rtol=2e-3, atol=2e-3)
 
 
-def test_cells_that_another_version_prepared_are_refused():
+def test_the_loss_weighs_errors_and_the_log_says_what_they_are_of():
     recipe = TinyRecipe()
-    items = [sample(index) | {"cells": torch.zeros(4, CELL_WIDTH)} for index in (1, 2)]
+    items = [sample(1), sample(2)]
+    model = recipe.build(None)
     batch = recipe.batch([Draw(one, (row,)) for row, one in enumerate(items)], CPU)
-    with pytest.raises(ValueError, match=r"4 cells for 16 places of the latents.*prepared anew"):
-        Apprentice(recipe, recipe.build(None)).loss(batch, items, aid=1.0)
-
-
-class RecipeOfSingleLatents(TinyRecipe):
-    """As the built-in models' tokens are, each of which is asked what it shows."""
-
-    def build(self, start):
-        model = super().build(start)
-        fields = {name: value for name, value in model.config.items() if not name.startswith("_")}
-        return type(model)(**{**fields, "patch_size": (1, 1, 1)})
-
-
-def test_samples_without_cells_leave_the_readout_to_those_beside_them():
-    """Styles have none, and stand in batches with edits that have."""
-    recipe = RecipeOfSingleLatents()
-    items = [sample(1), sample(2) | {"cells": torch.zeros(16, CELL_WIDTH)}]
-    apprentice = Apprentice(recipe, recipe.build(None))
-    losses = {}
-    for aid in (0.0, 1.0):
-        batch = recipe.batch([Draw(one, (row,)) for row, one in enumerate(items)], CPU)
-        losses[aid], figures = apprentice.loss(batch, items, aid)
-        assert ("right_cells" in figures) == bool(aid)
-    assert losses[1.0] > losses[0.0]
+    loss, figures = loss_of(recipe, model, batch, items)
+    with torch.no_grad():
+        errors = recipe.squared_errors(model, batch)
+    torch.testing.assert_close(loss.detach(), (errors * importance(batch.latents, batch.source)).mean())
+    plain = float(errors.mean())
+    assert figures["error"] == figures["test_picture"] == pytest.approx(plain)
+    thirds = [figures[f"noise_{min(int(time * 3), 2)}"] for time in batch.time]
+    assert sum(thirds) / 2 == pytest.approx(plain)

@@ -1,4 +1,4 @@
-"""While a denoiser learns: what is rare in a sample counts more where it can be seen, and tokens are asked what they show."""
+"""While a denoiser learns, what is rare in a sample counts more; while a language model does, tokens are asked what they show."""
 
 from itertools import pairwise
 
@@ -7,15 +7,13 @@ import torch
 
 from loomvideo.data.world.scene import COLOURS, MOTIONS, SHAPES, Background, Object, Scene
 from loomvideo.training.cells import MOTION, NOTHING, UNKNOWN, WIDTH, Readout, cells_of
-from loomvideo.training.denoiser import AIDED_SHARE, SEEN, aid_at, importance
-from loomvideo.training.features import latent_cells
-from loomvideo.training.objective import CALM_TIME, error_weights
+from loomvideo.training.denoiser import importance
+from loomvideo.training.objective import error_weights
 
 SCENE = Scene(
     objects=(Object(shape="star", colour="red", motion="moves right", x=0.25, y=0.5, travel=0.5),),
     background=Background(colours=("blue",)),
 )
-CLEAN, NOISE = torch.zeros(1), torch.ones(1)  # flow times
 
 
 def picture_with_object(ground=0.0, noise=0.0):
@@ -26,21 +24,18 @@ def picture_with_object(ground=0.0, noise=0.0):
 
 
 def test_weights_have_a_mean_of_one():
-    for time in (CLEAN, 0.5, NOISE):
-        batch = torch.cat([picture_with_object(), picture_with_object(noise=1.0)])
-        assert importance(batch, None, torch.as_tensor(time).expand(2)).mean() == pytest.approx(1.0, abs=1e-6)
+    batch = torch.cat([picture_with_object(), picture_with_object(noise=1.0)])
+    assert importance(batch, None).mean() == pytest.approx(1.0, abs=1e-6)
 
 
-def test_an_object_counts_more_than_its_ground_where_noise_does_not_hide_it_and_as_much_where_it_does():
-    weights = importance(picture_with_object(), None, CLEAN)[0, 0, 0]
+def test_an_object_counts_more_than_its_ground():
+    weights = importance(picture_with_object(), None)[0, 0, 0]
     assert weights[1, 2] > 5 * weights[0, 0]
-    assert torch.equal(weights, importance(picture_with_object(), None, torch.tensor([SEEN]))[0, 0, 0])
-    assert torch.allclose(importance(picture_with_object(), None, NOISE), torch.ones(1, 1, 1, 4, 4))
 
 
 def test_a_plain_sample_counts_more_than_a_textured_one():
     batch = torch.cat([picture_with_object(), picture_with_object(noise=1.0)])
-    plain, textured = importance(batch, None, NOISE.expand(2)).flatten(1).mean(1)
+    plain, textured = importance(batch, None).flatten(1).mean(1)
     assert plain > 5 * textured
 
 
@@ -48,7 +43,7 @@ def test_an_edit_is_compared_with_its_source():
     source = picture_with_object(noise=1.0)
     target = source.clone()
     target[..., 3, 3] += 1.0
-    weights = importance(target, source, CLEAN)[0, 0, 0]
+    weights = importance(target, source)[0, 0, 0]
     assert weights.argmax() == 15
     assert weights[3, 3] > 5 * weights[1, 2]
 
@@ -57,23 +52,16 @@ def test_an_edit_of_everything_is_not_passed_over_for_one_of_little():
     source = picture_with_object()
     little, all_of_it = source.clone(), source + 1.0
     little[..., 3, 3] += 1.0
-    weights = importance(torch.cat([little, all_of_it]), source.expand(2, -1, -1, -1, -1), NOISE.expand(2))
+    weights = importance(torch.cat([little, all_of_it]), source.expand(2, -1, -1, -1, -1))
     of_little, of_all = weights.flatten(1).mean(1)
     assert of_all < of_little < 3 * of_all
 
 
-def test_aid_fades_to_nothing_before_the_end():
-    assert aid_at(0.0) == 1.0
-    assert aid_at(AIDED_SHARE / 2) == pytest.approx(0.5)
-    assert aid_at(AIDED_SHARE) == aid_at(1.0) == 0.0
-
-
-def test_errors_of_predicted_clean_latents_count_alike_at_all_small_times():
+def test_errors_of_predicted_clean_latents_count_alike_at_all_times():
     """As velocities they grow with 1 / t^2."""
-    times = torch.tensor([0.05, 0.1, 0.2, CALM_TIME])
+    times = torch.tensor([0.05, 0.1, 0.2, 0.7, 1.0])
     counted = error_weights("clean", times).flatten() / times.square()
-    torch.testing.assert_close(counted, counted[-1].expand(4))
-    assert (error_weights("clean", torch.tensor([CALM_TIME, 0.5, 1.0])) == 1).all()
+    torch.testing.assert_close(counted, torch.ones(5))
 
 
 def test_errors_of_predicted_velocities_count_as_they_are():
@@ -93,10 +81,11 @@ def test_cells_say_what_stands_where():
     assert all(later > earlier for earlier, later in pairwise(columns)), "it moves right"
 
 
-def test_every_place_of_a_clips_latents_has_its_cell():
-    assert latent_cells(SCENE, torch.zeros(48, 5, 8, 8)).shape == (320, WIDTH)
+def test_of_a_scene_without_objects_every_cell_shows_nothing():
     empty = Scene(objects=(), background=Background(colours=("blue",)))
-    assert (latent_cells(empty, torch.zeros(48, 1, 8, 8))[:, 0] == NOTHING).all()
+    cells = cells_of(empty, height=32, width=32, num_frames=1, frames=[[0]], rows=4, columns=4)
+    assert cells.shape == (1, 4, 4, WIDTH)
+    assert (cells[..., 0] == NOTHING).all()
 
 
 def test_nothing_is_seen_to_move_in_a_picture():

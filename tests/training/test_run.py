@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from loomvideo.training import run as run_module
 from loomvideo.training.run import Run, RunConfig, is_hidden_matrix
+from two_ranks import run as run_ranks
 
 
 def make_run(folder, minutes=10.0):
@@ -70,6 +72,64 @@ def test_a_loss_that_is_no_number_changes_no_weight(tmp_path, value):
     run.step(lambda: (run.model(torch.ones(1, 8)).sum() * value, {}))
     for name, tensor in run.model.state_dict().items():
         torch.testing.assert_close(tensor, before[name])
+
+
+def halves(rank):
+    """Different samples for each rank."""
+    return torch.randn(16, 8, generator=torch.Generator().manual_seed(rank))
+
+
+def loss_on(run, rank):
+    inputs = halves(rank)
+    return (run.model(inputs) - inputs.flip(1)).square().mean()
+
+
+def exactly(monkeypatch):
+    """In float32 and at one rate, so that order and clock of the sums change nothing."""
+    monkeypatch.setattr(run_module, "computes_bfloat16", lambda device: False)
+    monkeypatch.setattr(Run, "_rate", lambda self: 1.0)
+
+
+def trained_by_a_rank(folder, spoilt=None):
+    exactly(pytest.MonkeyPatch())
+    run = make_run(folder)
+    for step in range(3):
+        factor = float("nan") if (dist.get_rank(), step) == spoilt else 1.0
+        run.step(lambda factor=factor: (loss_on(run, dist.get_rank()) * factor, {}))
+    run.save()
+    return run.leads, run.averages, dict(run.model.state_dict())
+
+
+def test_two_processes_take_the_steps_of_one_with_their_mean_gradient(tmp_path, monkeypatch):
+    exactly(monkeypatch)
+    alone = make_run(tmp_path / "alone")
+    for _ in range(3):
+        alone.step(lambda: ((loss_on(alone, 0) + loss_on(alone, 1)) / 2, {}))
+    (leads, figures, mine), (follows, others, theirs) = run_ranks(trained_by_a_rank, tmp_path / "two")
+    assert (leads, follows) == (True, False)
+    for name in ("loss", "gradient"):
+        assert figures[name] == others[name] == pytest.approx(alone.averages[name], rel=1e-5)
+    for name, value in alone.model.state_dict().items():
+        torch.testing.assert_close(mine[name], theirs[name], rtol=0, atol=0)
+        torch.testing.assert_close(mine[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_a_loss_that_is_no_number_in_one_process_skips_the_step_of_all(tmp_path):
+    (_, _, mine), (_, _, theirs) = run_ranks(trained_by_a_rank, tmp_path / "two", (1, 1))
+    for name, value in mine.items():
+        assert value.isfinite().all()
+        torch.testing.assert_close(value, theirs[name], rtol=0, atol=0)
+
+
+def leads_and_writes(folder):
+    run = make_run(folder)
+    run.file = folder / f"{dist.get_rank()}.pt"
+    run.save()
+    return run.file.exists()
+
+
+def test_the_first_process_alone_writes(tmp_path):
+    assert run_ranks(leads_and_writes, tmp_path) == [True, False]
 
 
 def test_training_lowers_the_loss_and_the_average_follows_the_weights(tmp_path):

@@ -1,6 +1,5 @@
-"""VINO's training: what is prepared is what the pipeline reads, gradients go where they should, stages and proxies."""
+"""VINO's training: what is prepared is what the pipeline reads, gradients go where they should, stages."""
 
-import re
 from collections import Counter
 from dataclasses import replace
 
@@ -11,8 +10,6 @@ from safetensors import safe_open
 from torch import nn
 
 from loomvideo.data.buckets import num_tokens
-from loomvideo.data.world.phrases import Writer
-from loomvideo.data.world.picture_prompts import ORDINALS
 from loomvideo.data.world.tasks import sample
 from loomvideo.models.chat import tokenise
 from loomvideo.models.connector import QueryConnector
@@ -21,18 +18,19 @@ from loomvideo.models.qwen import query_features
 from loomvideo.models.vino_chat import vino_chat
 from loomvideo.systems.plan import plan
 from loomvideo.systems.request import Request
+from loomvideo.systems.thinking import rethought
 from loomvideo.systems.vino import VinoPipeline
 from loomvideo.training import denoiser
 from loomvideo.training.builtin import export
 from loomvideo.training.denoiser import set_trained, train_denoiser
+from loomvideo.training.features import told
 from loomvideo.training.launch import load_readers
 from loomvideo.training.loomvideo import LoomVideoRecipe
 from loomvideo.training.mllm import build_mllm, build_tokenizer, visuals_of
-from loomvideo.training.proxies import reconstruction, selection
 from loomvideo.training.query_objective import TIMESTEPS, VinoModel, ask, predict_velocity
 from loomvideo.training.recipe import NO_DROPOUT, BatchRules, Draw, Readers
 from loomvideo.training.vae import build_vae
-from loomvideo.training.vino import ALIGNMENT, BUCKETS, ENRICHMENT, EVERYTHING, MIXTURE, VinoRecipe
+from loomvideo.training.vino import ALIGNMENT, BUCKETS, EVERYTHING, MIXTURE, VinoRecipe
 from loomvideo.training.vino_samples import drop_conditions
 
 CPU = torch.device("cpu")
@@ -43,7 +41,7 @@ SIDE = 64
 def recipe():
     torch.manual_seed(0)
     tokenizer = build_tokenizer(texts=50)
-    return VinoRecipe(Readers(build_vae().eval(), build_mllm(tokenizer).eval(), tokenizer))
+    return VinoRecipe(Readers(build_vae().eval(), build_mllm(tokenizer).eval(), tokenizer, plans=True))
 
 
 def make_model(head_dim=16, axes=(4, 6, 6)):
@@ -57,10 +55,11 @@ def make_model(head_dim=16, axes=(4, 6, 6)):
         num_single_layers=1,
         num_refiner_layers=2,
         mlp_ratio=2.0,
-        patch_size=1,
+        patch_size=2,
         text_embed_dim=24,
         pooled_projection_dim=8,
         rope_axes_dim=axes,
+        absolute_places=True,
     )
     return VinoModel(transformer, QueryConnector(4, hidden_size=192, z_dim=24, hy_dim=2 * head_dim))
 
@@ -122,7 +121,7 @@ def guided_group(recipe, **others):
     ],
 )
 def test_training_predicts_what_the_pipelines_branches_predict(recipe, model, task, num_frames, asked, tmp_path):
-    """Chat, queries, markers, references, text and time of every guidance branch, up to half precision."""
+    """Plan, chat, queries, markers, references, text and time of every guidance branch, up to half precision."""
     recipe.save(model, tmp_path)
     check_against_pipeline(recipe, model, recipe.pipeline(tmp_path), task, num_frames, asked)
 
@@ -153,6 +152,8 @@ def check_against_pipeline(recipe, model, pipeline, task, num_frames, asked):
         **asked,
     )
     planned = plan(request, pipeline.limits)
+    if planned.think:
+        planned = rethought(planned, told(drawn, recipe.readers), replaces=True)
     (item,) = prepared_samples(recipe, task, 1, num_frames=num_frames)
     names = [name for name in ("reduced", "silent", "full") if name in item]
     with torch.no_grad():
@@ -170,7 +171,7 @@ def test_chats_that_were_looked_at_before_say_what_whole_chats_say(recipe, model
     drawn = drawn_samples(task, 3, num_frames=num_frames)
     items = prepared_samples(recipe, task, 3, num_frames=num_frames)
     chats = group_of(recipe, items, "full").chats
-    whole = [vino_chat(visuals_of(one), one.prompt, None) for one in drawn]
+    whole = [vino_chat(visuals_of(one), told(one, recipe.readers), None) for one in drawn]
     expected = query_features(recipe.readers.mllm, tokenise(recipe.readers.tokenizer, whole), model.connector.metaquery)
     said = ask(recipe.readers.mllm, chats, model.connector.metaquery)
     real = torch.cat([chats.mask, torch.ones(3, len(model.connector.metaquery))], dim=1).bool()
@@ -182,15 +183,14 @@ def test_chats_of_published_vocabularies_are_kept_whole(recipe):
     assert torch.iinfo(item["full"]["ids"].dtype).max >= 151_936
 
 
-def test_what_an_edit_shows_is_a_sample_of_long_and_of_short_captions_with_the_same_latents(recipe):
+def test_what_an_edit_shows_is_a_sample_of_words_with_the_same_latents(recipe):
     items = recipe.prepare(drawn_samples("edit_image"), np.random.default_rng(0))
     edits = [one for one in items if one["task"] == "edit"]
     shown = [latents for one in edits for latents in (one["references"][-1], one["target"])]
-    for task in ("long", "short"):
-        described = [one for one in items if one["task"] == task]
-        assert described
-        assert all(not one["references"] for one in described)
-        assert all(any(torch.equal(one["target"], latents) for latents in shown) for one in described)
+    described = [one for one in items if one["task"] == "words"]
+    assert described
+    assert all(not one["references"] for one in described)
+    assert all(any(torch.equal(one["target"], latents) for latents in shown) for one in described)
 
 
 def test_every_kind_that_a_stage_draws_is_prepared(recipe):
@@ -199,7 +199,7 @@ def test_every_kind_that_a_stage_draws_is_prepared(recipe):
         drawn = drawn_samples(task, 2, num_frames=5 if moving else 1)
         kinds |= {recipe.kind(one) for one in recipe.prepare(drawn, np.random.default_rng(0))}
     assert kinds == set(EVERYTHING)
-    assert set(ALIGNMENT) < set(ENRICHMENT) < kinds
+    assert set(ALIGNMENT) < kinds
 
 
 def test_all_sizes_are_of_buckets_of_about_as_many_tokens():
@@ -207,47 +207,6 @@ def test_all_sizes_are_of_buckets_of_about_as_many_tokens():
         assert (sizes["height"], sizes["width"]) in BUCKETS["128"]
     tokens = {num_tokens(17, *size) for size in BUCKETS["128"]}
     assert max(tokens) / min(tokens) < 1.1
-
-
-# --- proxy tasks
-
-
-def number_named(prompt):
-    digits = re.search(r"\d+", prompt)
-    named = [number for number, word in enumerate(ORDINALS, start=1) if word in prompt]
-    return int(digits[0]) if digits else named[0]
-
-
-def test_a_selection_asks_for_the_picture_whose_number_it_names():
-    rng = np.random.default_rng(0)
-    numbers, counts = set(), set()
-    for _ in range(300):
-        proxy = selection(Writer(rng), rng, pictures=6)
-        number = number_named(proxy.prompt)
-        assert proxy.shown[number - 1] == proxy.target
-        assert len(set(proxy.shown)) == len(proxy.shown)
-        numbers.add(number)
-        counts.add(len(proxy.shown))
-    assert numbers == {1, 2, 3, 4}
-    assert counts == {2, 3, 4}
-
-
-def test_a_reconstruction_asks_for_the_one_picture_shown():
-    proxy = reconstruction(Writer(np.random.default_rng(0)), 5)
-    assert proxy.shown == (5,)
-    assert proxy.target == 5
-    assert number_named(proxy.prompt) == 1
-
-
-@pytest.mark.parametrize("task", ["reconstruct", "pick"])
-def test_the_target_of_a_proxy_is_the_reference_that_its_chat_names(recipe, task):
-    items = prepared_samples(recipe, "t2i", count=4, kind=f"{task} picture")
-    assert len(items) >= 4
-    for one in items:
-        prompt = recipe.readers.tokenizer.decode(one["full"]["ids"].long()).rsplit("<|vision_end|>", 1)[1]
-        number = number_named(prompt.split("<|im_end|>")[0])
-        assert len(one["references"]) == len(one["full"]["marker_rows"])
-        assert torch.equal(one["target"], one["references"][number - 1])
 
 
 # --- dropped conditions
@@ -336,8 +295,8 @@ def test_from_nothing_every_stage_trains_everything_and_from_given_weights_the_f
     connectors = {name for name in everything if name.startswith("connector.")}
     group = guided_group(recipe)
     for start, expected in (
-        (None, [everything, everything, everything]),
-        (tmp_path, [connectors, everything, everything]),
+        (None, [everything, everything]),
+        (tmp_path, [connectors, everything]),
     ):
         for stage, names in zip(recipe.stages(start), expected, strict=True):
             model.zero_grad(set_to_none=True)
@@ -408,7 +367,7 @@ def test_an_exported_system_makes_pictures_and_leaves_the_others_alone(run_folde
     assert stored_bytes(output / "vino") <= 10 * 2**20
     pipeline = VinoPipeline.from_pretrained(output / "vino")
     pipeline.set_progress_bar_config(disable=True)
-    made = pipeline("a red circle", num_frames=1, height=SIDE, width=SIDE, num_inference_steps=2)
+    made = pipeline("a red circle", num_frames=1, height=SIDE, width=SIDE, num_inference_steps=2, think=False)
     assert made.frames.shape == (1, SIDE, SIDE, 3)
     trained = VinoTransformer3DModel.from_pretrained(run_folder / "vino" / "denoiser" / "transformer")
     for name, stored in pipeline.transformer.state_dict().items():

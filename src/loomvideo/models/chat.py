@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from loomvideo.models.qwen import ChatInputs, Visual, gather_visuals
@@ -41,6 +42,20 @@ def chat(parts: Sequence[Visual | str]) -> Chat:
     """One user turn of texts, pictures and videos in any order."""
     content = "".join(part if isinstance(part, str) else _timed_spans(part) for part in parts)
     return Chat(TURN.format(content), tuple(part for part in parts if isinstance(part, Visual)))
+
+
+def read_tokens(tokenizer: PreTrainedTokenizerBase, ids: Tensor, item_end: str | None) -> Tensor:
+    """Positions (n,) of a chat's tokens, ids (m,), that a denoiser reads: all of them.
+
+    With ``item_end``, of a plan the tokens that end its items, where a causal language model has read all of an item; where
+    there is no plan, the words of the turn.
+    """
+    if item_end is None:
+        return torch.arange(len(ids), device=ids.device)
+    head, tail = (len(tokenizer(part, add_special_tokens=False)["input_ids"]) for part in TURN.split("{}"))
+    words = torch.arange(head, len(ids) - tail, device=ids.device)
+    ends = words[ids[words] == tokenizer.convert_tokens_to_ids(item_end)]
+    return ends if len(ends) else words
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> ChatInputs:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loomvideo.conditioning.deepstack import layers_for_blocks
-from loomvideo.models.chat import Chat, full_chat, tokenise, unconditional_chat, visual_chat
+from loomvideo.models.chat import Chat, full_chat, read_tokens, tokenise, unconditional_chat, visual_chat
 from loomvideo.models.offload import fetch
 from loomvideo.models.qwen import layer_features, set_rotary_tables
 from loomvideo.models.wan import LoomVideoTransformer3DModel
@@ -51,7 +51,8 @@ class LoomVideoPipeline(VideoPipeline):
     """The published system on diffusers' and transformers' parts.
 
     Besides what every system's `model_index.json` holds, this one's says `only_last_layer` (every block reads the
-    language model's last layer; fact sheet 3.3).
+    language model's last layer; fact sheet 3.3) and `item_end`, which is not published. It is for models that plan: their
+    blocks read the tokens alone that end a plan's items, and no chat shows what is seen, since the plan says it.
     """
 
     system: ClassVar[str] = "loomvideo"
@@ -69,10 +70,11 @@ class LoomVideoPipeline(VideoPipeline):
         pixel_budgets: dict[str, dict[str, int]] | None = None,
         only_last_layer: bool = False,
         thinking: str = THINKING,
+        item_end: str | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(transformer=transformer, mllm=mllm, tokenizer=tokenizer, vae=vae, scheduler=scheduler)
-        self._configure(limits, frame_rule, pixel_budgets, thinking, only_last_layer=only_last_layer)
+        self._configure(limits, frame_rule, pixel_budgets, thinking, only_last_layer=only_last_layer, item_end=item_end)
 
     def condition(
         self, plan: Plan, latent_shape: Sequence[int], *, posterior: torch.Generator | None, batch_branches: bool
@@ -88,20 +90,24 @@ class LoomVideoPipeline(VideoPipeline):
     ) -> tuple[list[GuidanceBranch], list[float]]:
         """Branches from least to most conditioned and the scales between them (fact sheet 7.2)."""
         set_rotary_tables(self.mllm, rounded=self.transformer.config["rounded_rotary_tables"])
-        visuals = self.visuals(plan)
+        visuals = self.visuals(plan) if self.config["item_end"] is None else []
         full = GuidanceBranch(self.read(full_chat(visuals, prefixed(plan))), source, references)
-        if not is_guided(plan, bool(visuals)):
+        is_shown = source is not None or bool(references)
+        if not is_guided(plan, is_shown):
             return [full], []
         unconditional = GuidanceBranch(self.read(unconditional_chat(plan.negative_prompt)), None, ())
-        if not visuals:
+        if not is_shown:
             return [unconditional, full], [plan.guidance_scale]
-        visual = GuidanceBranch(self.read(visual_chat(visuals)), source, references)
+        said = self.read(visual_chat(visuals)) if visuals else unconditional.layers
+        visual = GuidanceBranch(said, source, references)
         return [unconditional, visual, full], [plan.guidance_scale_visual, plan.guidance_scale]
 
     def read(self, chat: Chat) -> list[Tensor]:
         """The language-model layers (1, m, dm) that the denoiser's blocks attend to, in the blocks' order."""
         fetch(self.mllm)
-        layers = layer_features(self.mllm, tokenise(self.tokenizer, [chat]).to(self._execution_device))
+        inputs = tokenise(self.tokenizer, [chat]).to(self._execution_device)
+        read = read_tokens(self.tokenizer, inputs.input_ids[0], self.config["item_end"])
+        layers = [layer[:, read] for layer in layer_features(self.mllm, inputs)]
         blocks = self.transformer.config["num_layers"]
         return [
             layer.to(self.transformer.dtype)

@@ -10,22 +10,24 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from diffusers import AutoencoderKLWan, ModelMixin
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
+from loomvideo.data.world.plans import END
 from loomvideo.training.denoiser import train_denoiser
 from loomvideo.training.features import fill
 from loomvideo.training.loomvideo import LoomVideoRecipe
 from loomvideo.training.mllm import float8_matrices, train_mllm
 from loomvideo.training.omnivideo import OmniVideoRecipe
 from loomvideo.training.recipe import Readers
-from loomvideo.training.vae import train_decoder, train_vae
+from loomvideo.training.vae import train_vae
 from loomvideo.training.vino import VinoRecipe
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,6 @@ class Minutes:
 
     vae: float = 40.0
     mllm: float = 40.0
-    decoder: float = 60.0
     denoiser: float = 60.0
 
 
@@ -57,7 +58,8 @@ def train_builtin(
 ) -> None:
     """Train or go on training one part under ``folder``, or write a system to ``folder/builtin`` from all of them.
 
-    ``system`` is whose denoiser is trained or written; the other parts are shared. ``start`` is a model folder of the built-in layout from whose weights a new run begins.
+    ``system`` is whose denoiser is trained or written; the other parts are shared. ``start`` is a model folder of the
+    built-in layout from whose weights a new run begins.
     """
     torch.set_float32_matmul_precision("high")  # TF32 where there is a GPU; nothing changes on a CPU
     log.info("%s on %s, %d worker processes", part, device, workers)
@@ -75,15 +77,6 @@ def train_builtin(
             folder / "mllm",
             start and start / "mllm",
             minutes=minutes.mllm,
-            slice_minutes=slice_minutes,
-            device=device,
-            workers=workers,
-        )
-    elif part == "decoder":
-        train_decoder(
-            folder / "decoder",
-            folder / "vae" / "vae",
-            minutes=minutes.decoder,
             slice_minutes=slice_minutes,
             device=device,
             workers=workers,
@@ -107,6 +100,8 @@ def _load_readers(folder: Path) -> Readers:
         vae=AutoencoderKLWan.from_pretrained(folder / "vae" / "vae").float().eval(),
         mllm=Qwen3VLForConditionalGeneration.from_pretrained(folder / "mllm" / "mllm").float().eval(),
         tokenizer=PreTrainedTokenizerFast.from_pretrained(folder / "mllm" / "tokenizer"),
+        plans=True,
+        item_end=END,
     )
 
 
@@ -131,10 +126,13 @@ def _train_denoiser(
     workers: int,
 ) -> None:
     shards = folder / system / "shards"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # started by torchrun: all train the same, the first prepares
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    leads = not dist.is_initialized() or dist.get_rank() == 0
     spawn = multiprocessing.get_context("spawn")
     fillers = [
         spawn.Process(target=fill_for_ever, args=(folder, system, seed, str(device)), daemon=True)
-        for seed in range(workers)
+        for seed in range(workers if leads else 0)
     ]
     for filler in fillers:
         filler.start()
@@ -156,6 +154,8 @@ def _train_denoiser(
     finally:
         for filler in fillers:
             filler.terminate()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def export(folder: Path, output: Path, system: str) -> None:
@@ -164,8 +164,6 @@ def export(folder: Path, output: Path, system: str) -> None:
     Other systems that are there stay as they are; they were trained on the same VAE and language model.
     """
     readers = _load_readers(folder)
-    if (folder / "decoder" / "vae").exists():  # the same encoder, with a decoder that learnt on
-        readers = replace(readers, vae=AutoencoderKLWan.from_pretrained(folder / "decoder" / "vae").eval())
     recipe: Any = RECIPES[system](readers)
     pipeline = recipe.pipeline(folder / system / "denoiser")
     for model in pipeline.components.values():

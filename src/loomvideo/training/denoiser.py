@@ -3,16 +3,16 @@
 import logging
 import math
 import time
-from collections import defaultdict
+import zlib
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from loomvideo.training.cells import Readout
 from loomvideo.training.freeze import is_trainable
 from loomvideo.training.recipe import Batch, Draw, Prepared, Recipe, Stage
 from loomvideo.training.run import Run, RunConfig
@@ -20,22 +20,24 @@ from loomvideo.training.run import Run, RunConfig
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 20.0  # between looks for new shards
+KEPT = 4096  # samples of a kind and layout
 SMALLEST_BATCH = 4
-READOUT_WEIGHT = 0.2
-AIDED_SHARE = 0.7
-SEEN = 0.5  # the flow time up to which a noisy sample shows its objects
 SMALL_DISTANCE = 0.03  # mean square; a plain ground with a small object differs from its median by so much
 LARGE_DISTANCE = 0.15  # mean square; the median edit of a picture changes 0.06
 Layout = tuple[tuple[int, ...], bool, tuple[tuple[int, ...], ...]]
 
 
 class Shards:
-    """All prepared samples of a folder, by kind and layout; new shards are taken up as they appear."""
+    """The prepared samples of a folder, this process's share where there are several, by kind and layout; new shards are taken up
+    as they appear."""
 
-    def __init__(self, folder: Path, recipe: Recipe, rng: np.random.Generator, tokens_a_batch: int) -> None:
-        self.folder, self.recipe, self.rng, self.tokens_a_batch = folder, recipe, rng, tokens_a_batch
+    def __init__(self, folder: Path, recipe: Recipe, seed: int, tokens_a_batch: int) -> None:
+        self.folder, self.recipe, self.tokens_a_batch = folder, recipe, tokens_a_batch
+        self.rank, self.ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.kinds_rng = np.random.default_rng([7, seed])  # of all processes, so that none waits for another's clips
+        self.rng = np.random.default_rng([7, seed, self.rank])
         self.seen: set[Path] = set()
-        self.kinds: dict[str, dict[Layout, list[Prepared]]] = defaultdict(lambda: defaultdict(list))
+        self.kinds: dict[str, dict[Layout, deque[Prepared]]] = defaultdict(lambda: defaultdict(newest))
         self.looked = float("-inf")
 
     def refresh(self) -> None:
@@ -43,7 +45,7 @@ class Shards:
             return
         self.looked = time.monotonic()
         for path in sorted(self.folder.glob("*.pt")):
-            if path not in self.seen:
+            if path not in self.seen and zlib.crc32(path.name.encode()) % self.ranks == self.rank:
                 self.seen.add(path)
                 for item in torch.load(path, weights_only=True):
                     self.kinds[self.recipe.kind(item)][layout_of(item)].append(item)
@@ -61,7 +63,12 @@ class Shards:
         return [items[int(index)] for index in self.rng.integers(len(items), size=size)]
 
     def _draw(self, weights: Sequence[float]) -> int:
-        return int(self.rng.choice(len(weights), p=np.array(weights, float) / sum(weights)))
+        return int(self.kinds_rng.choice(len(weights), p=np.array(weights, float) / sum(weights)))
+
+
+def newest() -> deque[Prepared]:
+    """Room for so many samples of a kind and layout: the newest ones, so that a long run does not fill the memory."""
+    return deque(maxlen=KEPT)
 
 
 def layout_of(item: Prepared) -> Layout:
@@ -79,53 +86,25 @@ def set_trained(model: nn.Module, stage: Stage) -> None:
         parameter.requires_grad_(is_trainable(name, stage.trained))
 
 
-class Apprentice(nn.Module):
-    """What a recipe builds and, while it learns, a readout of what its tokens show halfway through."""
-
-    def __init__(self, recipe: Recipe, model: nn.Module) -> None:
-        super().__init__()
-        block, dim, self.target_tokens = recipe.halfway(model)
-        self.recipe, self.model, self.readout = recipe, model, Readout(dim)
-        self.output: Any = None
-        block.register_forward_hook(self._keep)
-
-    def _keep(self, block: nn.Module, inputs: Any, output: Any) -> None:
-        self.output = output
-
-    def loss(self, batch: Batch, items: Sequence[Prepared], aid: float) -> tuple[Tensor, dict[str, float]]:
-        """The loss, and what the log says of it: the mean of squared errors by thirds of the noise, and by task.
-
-        ``aid`` (1 to 0) is how much the readout counts.
-        """
-        errors = self.recipe.squared_errors(self.model, batch)
-        known, bands = errors.detach().flatten(1).mean(1).cpu(), (batch.time * 3).long().clamp(max=2).cpu()
-        figures = {f"noise_{band}": float(known[bands == band].mean()) for band in bands.unique().tolist()}
-        moving = "clip" if batch.latents.shape[2] > 1 else "picture"
-        figures |= {"error": float(known.mean()), f"{items[0]['task']}_{moving}": float(known.mean())}
-        loss = (errors * importance(batch.latents, self.recipe.given(batch), batch.time)).mean()
-        rows = [row for row, item in enumerate(items) if "cells" in item]
-        if aid and rows:
-            shown = torch.stack([items[row]["cells"].float() for row in rows]).to(errors.device)
-            if shown.shape[1] != (places := batch.latents[0, 0].numel()):
-                raise ValueError(
-                    f"{shown.shape[1]} cells for {places} places of the latents: an earlier version prepared these shards; "
-                    "delete them, so that they are prepared anew"
-                )
-            tokens = self.target_tokens(self.output, shown.shape[1])[rows]
-            reading, right = self.readout.loss(tokens.flatten(0, 1), shown.flatten(0, 1))
-            loss, figures = loss + aid * READOUT_WEIGHT * reading, figures | right
-        self.output = None
-        return loss, figures
+def loss_of(
+    recipe: Recipe, model: nn.Module, batch: Batch, items: Sequence[Prepared]
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss, and what the log says of it: the mean of squared errors by thirds of the noise, and by task."""
+    errors = recipe.squared_errors(model, batch)
+    known, bands = errors.detach().flatten(1).mean(1).cpu(), (batch.time * 3).long().clamp(max=2).cpu()
+    figures = {f"noise_{band}": float(known[bands == band].mean()) for band in bands.unique().tolist()}
+    moving = "clip" if batch.latents.shape[2] > 1 else "picture"
+    figures |= {"error": float(known.mean()), f"{items[0]['task']}_{moving}": float(known.mean())}
+    return (errors * importance(batch.latents, recipe.given(batch))).mean(), figures
 
 
-def importance(latents: Tensor, given: Tensor | None, time: Tensor) -> Tensor:
+def importance(latents: Tensor, given: Tensor | None) -> Tensor:
     """Weights (b, 1, f, y, x) of mean one for latents (b, c, f, y, x): what there is to be told apart in a sample counts,
     not how much of it there is.
 
     ``given`` is the source where the sample is an edit of one; otherwise a sample is compared with its own median. Grounds of
     photographs differ from theirs twenty times as much as a plain ground's object does, and the plain loss is theirs; and
-    what is least like the rest of its sample counts up to thirteen times, in full up to the time (b,) `SEEN` and less and
-    less towards pure noise: where noise hides what stands where, weights that know it would teach too much of it. Edits of all
+    what is least like the rest of its sample counts up to thirteen times: small objects are what is asked for. Edits of all
     that is there, styles and other grounds, count as those that change `LARGE_DISTANCE`: they are no easier to learn.
     """
     largest = math.inf if given is None else LARGE_DISTANCE
@@ -133,15 +112,9 @@ def importance(latents: Tensor, given: Tensor | None, time: Tensor) -> Tensor:
         given = latents.flatten(2).median(dim=2).values[..., None, None, None]
     distance = (latents - given).square().mean(1, keepdim=True)
     typical = distance.mean((2, 3, 4), keepdim=True)
-    seen = ((1 - time) / (1 - SEEN)).clamp(max=1)[:, None, None, None, None]
-    rare = 1 + 3 * seen * (distance / typical.clamp(min=1e-6)).clamp(max=4)
+    rare = 1 + 3 * (distance / typical.clamp(min=1e-6)).clamp(max=4)
     weights = rare / rare.mean((2, 3, 4), keepdim=True) / (typical.clamp(max=largest) + SMALL_DISTANCE)
     return weights / weights.mean()
-
-
-def aid_at(progress: float) -> float:
-    """From 1 to 0 over the first 70 % of a run, since reading out is not what is to be learnt in the end."""
-    return max(1 - progress / AIDED_SHARE, 0.0)
 
 
 def train_denoiser(
@@ -165,15 +138,13 @@ def train_denoiser(
         folder=folder,
         minutes=minutes,
         slice_minutes=slice_minutes,
-        matrix_rate=0.015,
-        learning_rate=1e-3,
+        matrix_rate=None,  # Muon takes as long as a small batch does
+        learning_rate=2e-3,
         warmup_steps=40,
     )
     model = recipe.build(start)
-    apprentice = Apprentice(recipe, model)
-    run = Run(config, apprentice, device)
-    rng = np.random.default_rng([7, run.steps])
-    data = Shards(shards, recipe, rng, recipe.tokens_a_batch[device.type])
+    run = Run(config, model, device)
+    data = Shards(shards, recipe, run.steps, recipe.tokens_a_batch[device.type])
     stages, entered = recipe.stages(start), None
     while not run.finished:
         stage = stage_at(stages, run.progress)
@@ -181,12 +152,14 @@ def train_denoiser(
             log.info("stage %d of %d, until %g of the run", stages.index(stage) + 1, len(stages), stage.until)
             set_trained(model, entered := stage)
         items = data.batch(stage.shares)
-        batch = recipe.batch([Draw(item, (7, run.steps, row)) for row, item in enumerate(items)], device)
+        batch = recipe.batch([Draw(item, (7, run.steps, data.rank, row)) for row, item in enumerate(items)], device)
 
-        def loss_of(batch: Batch = batch, items: Sequence[Prepared] = items) -> tuple[Tensor, dict[str, float]]:
-            loss, figures = apprentice.loss(batch, items, aid_at(run.progress))
-            return loss, figures | {"samples": float(len(data))}
+        def loss(batch: Batch = batch, items: Sequence[Prepared] = items) -> tuple[Tensor, dict[str, float]]:
+            total, figures = loss_of(recipe, model, batch, items)
+            return total, figures | {"samples": float(len(data))}
 
-        run.step(loss_of)
+        run.step(loss)
     run.save()
-    recipe.save(run.averaged_model().model.eval(), folder)
+    if not run.leads:
+        return
+    recipe.save(run.averaged_model().eval(), folder)

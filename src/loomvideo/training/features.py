@@ -5,8 +5,8 @@ with shards while another trains from all that are there.
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +15,17 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from loomvideo.data.samples import Sample
-from loomvideo.data.world import tasks
+from loomvideo.data.world import plans, tasks
+from loomvideo.data.world.phrases import Writer
 from loomvideo.data.world.scene import Scene
+from loomvideo.data.world.words import caption
 from loomvideo.models import vae as pixels
-from loomvideo.systems.thinking import combine
-from loomvideo.training.cells import cells_of
-from loomvideo.training.mllm import outcome
-from loomvideo.training.recipe import Prepared, Recipe
+from loomvideo.training.recipe import Prepared, Readers, Recipe
 from loomvideo.training.run import fast_arithmetic
 
 BATCH = 16
-THOUGHT_SHARE = 0.15
+PLACE = re.compile(r" \d\d\b")
+PLACE_ERROR = 4.0  # standard deviation, in hundredths of the frame
 
 
 @torch.no_grad()
@@ -58,28 +58,26 @@ def write_shard(path: Path, items: Sequence[Prepared]) -> None:
     os.replace(beside, path)
 
 
-def latent_cells(scene: Scene, latents: Tensor) -> Tensor:
-    """What every place of a scene's latents (c, f, y, x) shows (f * y * x, 6), float16."""
-    frames, height, width = latents.shape[1:]
-    groups = [[0], *(list(range(first, first + 4)) for first in range(1, 4 * frames - 3, 4))]
-    cells = cells_of(
-        scene,
-        height=4 * height,  # a quarter of the pixels is enough to say where something is
-        width=4 * width,
-        num_frames=4 * frames - 3,
-        frames=groups,
-        rows=height,
-        columns=width,
-    )
-    return cells.flatten(0, 2).half()
+def told(drawn: Sample, readers: Readers) -> str:
+    """What a sample's denoiser is told: its prompt, in whose place models that plan have the plan."""
+    if not (readers.plans and isinstance(drawn, tasks.Sample) and drawn.answer is None):
+        return drawn.prompt
+    plan = plans.plan_of(drawn)
+    return plan if drawn.source_scene is None else misread(plan, np.random.default_rng([drawn.seed, 1]))
 
 
-def said_as_thought(drawn: tasks.Sample, rng: np.random.Generator) -> tasks.Sample:
-    """Some samples' prompts as think mode leaves them, so that denoisers know the form."""
-    if drawn.scene is None or drawn.style is not None or drawn.reference_scenes or rng.random() >= THOUGHT_SHARE:
-        return drawn
-    answer = outcome(drawn.scene, still=drawn.num_frames == 1)
-    return replace(drawn, prompt=combine(drawn.prompt, answer, edits=drawn.source_scene is not None))
+def misread(plan: str, rng: np.random.Generator) -> str:
+    """A plan whose places are as far off as a language model that looks at a source tells them, which the denoiser sees itself."""
+
+    def near(place: re.Match[str]) -> str:
+        return f" {min(max(int(place[0]) + round(PLACE_ERROR * rng.standard_normal()), 0), 99):02d}"
+
+    return PLACE.sub(near, plan)
+
+
+def told_of(scene: Scene, writer: Writer, readers: Readers, *, still: bool) -> str:
+    """The same of a scene by itself, which a caption describes."""
+    return plans.whole(scene, still=still) if readers.plans else caption(writer, scene, still=still).text
 
 
 def shown_scenes(drawn: Sequence[Sample], latents: Sequence[dict[str, Tensor]]) -> list[tuple[Scene, Tensor]]:
@@ -102,7 +100,7 @@ def fill(folder: Path, recipe: Recipe, device: torch.device, *, seed: int, shard
         items: list[Prepared] = []
         for _ in range(shard_batches):
             task, sizes, _ = recipe.mixture[int(rng.choice(len(shares), p=shares / shares.sum()))]
-            batch = [said_as_thought(tasks.sample(task, rng, **sizes), rng) for _ in range(BATCH)]
+            batch = [tasks.sample(task, rng, **sizes) for _ in range(BATCH)]
             with fast_arithmetic(device):
                 for same in _same_layout(batch):
                     items += recipe.prepare(same, rng)

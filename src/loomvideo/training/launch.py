@@ -142,6 +142,8 @@ def load_readers(folder: Path, device: torch.device) -> Readers:
         only_last_layer=said.get("only_last_layer", False),
         negative_prompt=said["limits"].get("negative_prompt") or "",
         system_turn=said.get("generate_system"),
+        plans=said["limits"].get("think", False),
+        item_end=said.get("item_end"),
     )
 
 

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from loomvideo.conditioning.deepstack import layers_for_blocks
 from loomvideo.data.samples import AS_WRITTEN, DataError, Sample
 from loomvideo.data.world.phrases import Writer
-from loomvideo.data.world.words import caption
-from loomvideo.models.chat import Chat, full_chat, tokenise, unconditional_chat, visual_chat
+from loomvideo.data.world.plans import END
+from loomvideo.models.chat import Chat, full_chat, read_tokens, tokenise, unconditional_chat, visual_chat
 from loomvideo.models.qwen import layer_features
 from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.systems.loomvideo import PREFIXES, LoomVideoPipeline
-from loomvideo.systems.request import ModelLimits, Task
+from loomvideo.systems.request import ModelLimits
 from loomvideo.training import objective
-from loomvideo.training.features import encode, encode_each, latent_cells, shown_scenes
-from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET, visuals_of
+from loomvideo.training.features import encode, encode_each, shown_scenes, told, told_of
+from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, PLANNING, TASKS, VIDEO_BUDGET, visuals_of
 from loomvideo.training.objective import Group
 from loomvideo.training.recipe import (
     NO_DROPOUT,
@@ -29,7 +29,6 @@ from loomvideo.training.recipe import (
     BatchRules,
     Draw,
     Guidance,
-    Halfway,
     Mixture,
     Prepared,
     Readers,
@@ -38,22 +37,9 @@ from loomvideo.training.recipe import (
     own_folder,
 )
 
-TASKS = {
-    "t2i": Task.TEXT_TO_IMAGE,
-    "t2v": Task.TEXT_TO_VIDEO,
-    "edit_image": Task.EDIT,
-    "edit_video": Task.EDIT,
-    "style_image": Task.EDIT,
-    "style_video": Task.EDIT,
-    "guided_edit": Task.GUIDED_EDIT,
-    "mi2v": Task.MULTI_IMAGE_TO_VIDEO,
-}
 FLOW_SHIFT = 3.0
-# Of 2x2 latents, as published: on a CPU 64 pictures or 12 clips of 128 x 128 x 17.
-TOKENS_A_BATCH = {"cpu": 1024, "cuda": 12_288}
-# Of an edit the first step knows most: a young denoiser loses some of the source in every further one.
-EDIT_STEPS = {"num_inference_steps": 4}
-LIMITS = {**WORLD_LIMITS, "task_defaults": {"edit": EDIT_STEPS, "ref_edit": EDIT_STEPS}}
+TOKENS_A_BATCH = {"cpu": 1024, "cuda": 12_288}  # 64 pictures or 4 clips of 128 x 128 x 17
+LIMITS = {**WORLD_LIMITS}
 # A clip costs twenty times what a picture costs, and an edit's source and target serve as samples of text-to-video, too.
 _PICTURE: Sizes = {"num_frames": 1}
 _CLIP: Sizes = {"num_frames": 17}
@@ -61,54 +47,54 @@ _SHORT: Sizes = {"num_frames": 9}
 _WIDE: Sizes = {"num_frames": 17, "height": 96, "width": 160}
 _TALL: Sizes = {"num_frames": 17, "height": 160, "width": 96}
 _LARGE: Sizes = {"num_frames": 1, "height": 256, "width": 448}  # of which one costs what seven small pictures cost
-_LARGER: Sizes = {"num_frames": 9, "height": 192, "width": 336}
+_LARGER: Sizes = {"num_frames": 9, "height": 192, "width": 320}
 MIXTURE: Mixture = (
-    ("t2i", _PICTURE, 0.24),
-    ("edit_image", _PICTURE, 0.28),
-    ("style_image", _PICTURE, 0.12),
+    ("t2i", _PICTURE, 0.20),
+    ("edit_image", _PICTURE, 0.24),
+    ("style_image", _PICTURE, 0.05),
     ("style_image", _LARGE, 0.01),
-    ("edit_image", _LARGE, 0.02),
+    ("edit_image", _LARGE, 0.01),
     ("guided_edit", _PICTURE, 0.08),
-    ("mi2v", _PICTURE, 0.05),
-    ("t2v", _CLIP, 0.07),
-    ("t2v", _SHORT, 0.02),
+    ("mi2v", _PICTURE, 0.07),
+    ("t2v", _CLIP, 0.11),
+    ("t2v", _SHORT, 0.01),
     ("t2v", _WIDE, 0.005),
     ("t2v", _TALL, 0.005),
-    ("edit_video", _CLIP, 0.055),
-    ("edit_video", _SHORT, 0.02),
-    ("style_video", _CLIP, 0.01),
+    ("edit_video", _CLIP, 0.085),
+    ("edit_video", _SHORT, 0.01),
+    ("style_video", _CLIP, 0.02),
     ("style_video", _WIDE, 0.01),
     ("style_video", _LARGER, 0.005),
     ("edit_video", _LARGER, 0.005),
-    ("guided_edit", _CLIP, 0.02),
-    ("mi2v", _CLIP, 0.02),
+    ("guided_edit", _CLIP, 0.03),
+    ("mi2v", _CLIP, 0.045),
 )
-# Styles and what refers to pictures are few of the prepared samples, and would be few of the steps.
+# A clip is as much of a batch as seventeen pictures are, and pictures teach the same looks.
 STAGES = (
     Stage(
-        until=0.6,
+        until=0.3,
         shares={
             "words picture": 0.36,
             "edit picture": 0.22,
-            "style picture": 0.12,
-            "references picture": 0.05,
-            "words clip": 0.10,
-            "edit clip": 0.07,
-            "style clip": 0.04,
+            "style picture": 0.06,
+            "references picture": 0.06,
+            "words clip": 0.15,
+            "edit clip": 0.08,
+            "style clip": 0.03,
             "references clip": 0.04,
         },
     ),
     Stage(
         until=1.0,
         shares={
-            "words picture": 0.28,
-            "edit picture": 0.20,
-            "style picture": 0.14,
-            "references picture": 0.06,
-            "words clip": 0.14,
-            "edit clip": 0.08,
+            "words picture": 0.18,
+            "edit picture": 0.19,
+            "style picture": 0.04,
+            "references picture": 0.07,
+            "words clip": 0.22,
+            "edit clip": 0.16,
             "style clip": 0.05,
-            "references clip": 0.05,
+            "references clip": 0.09,
         },
     ),
 )
@@ -120,7 +106,7 @@ class LoomVideoRecipe:
 
     mixture = MIXTURE
     tokens_a_batch = TOKENS_A_BATCH
-    rules = BatchRules()
+    rules = BatchRules(all_dropout_rate=0.05, text_dropout_rate=0.05)
     last_timestep = 1000.0
     features_only = True  # a prepared sample holds all that the language model says of it
     shared = ("vae", "mllm", "scheduler")
@@ -172,10 +158,6 @@ class LoomVideoRecipe:
             return Guidance([NOTHING_KEPT, NO_TEXT, NO_DROPOUT], [limits.guidance_scale_visual, text])
         return Guidance([NOTHING_KEPT, NO_DROPOUT], [text])
 
-    def halfway(self, model: LoomVideoTransformer3DModel) -> Halfway:
-        block = model.blocks[len(model.blocks) // 2 - 1]
-        return Halfway(block, model.proj_out.in_features, lambda tokens, number: tokens[:, :number])
-
     def save(self, model: LoomVideoTransformer3DModel, folder: Path) -> None:
         model.save_pretrained(folder / "transformer")
 
@@ -189,7 +171,8 @@ class LoomVideoRecipe:
                 prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT
             ),
             limits=LIMITS,
-            thinking="{prompt}",  # it was taught to answer a request with what is to be seen
+            thinking=PLANNING,
+            item_end=END,
             frame_rule=vars(FRAME_RULE),
             pixel_budgets={"image": vars(IMAGE_BUDGET), "video": vars(VIDEO_BUDGET)},
         )
@@ -202,10 +185,9 @@ class LoomVideoRecipe:
 
 
 def build_denoiser() -> LoomVideoTransformer3DModel:
-    """The built-in size, new. A token is one place of the latents: an object of the little world would fit into one of the
-    published 2x2, and its shape with it."""
+    """The built-in size, new."""
     model = LoomVideoTransformer3DModel(
-        patch_size=(1, 1, 1),
+        patch_size=(1, 2, 2),
         num_attention_heads=7,
         attention_head_dim=32,
         in_channels=48,
@@ -217,6 +199,7 @@ def build_denoiser() -> LoomVideoTransformer3DModel:
         mllm_dim=192,
         prediction="clean",
         copies_source=True,
+        absolute_places=True,
     )
     # projector and source start at zero to leave a trained denoiser undisturbed; there is none here
     for layer in ("mllm_embedder.linear_2", "source_patch_embedding"):
@@ -254,10 +237,12 @@ def prefix_of(task: str, *, moving: bool) -> str:
 def prepare(drawn: Sequence[Sample], readers: Readers) -> list[Prepared]:
     """Features of samples that share task, size and length."""
     vae = readers.vae
-    visuals = [visuals_of(one, readers.sight) for one in drawn]
+    visuals = [visuals_of(one, readers.sight) if readers.item_end is None else [] for one in drawn]
     moving = drawn[0].num_frames > 1
     prefix = prefix_of(drawn[0].task, moving=moving)
-    full = _layers(readers, [full_chat(seen, prefix + one.prompt) for seen, one in zip(visuals, drawn, strict=True)])
+    full = _layers(
+        readers, [full_chat(seen, prefix + told(one, readers)) for seen, one in zip(visuals, drawn, strict=True)]
+    )
     visual = _layers(readers, [visual_chat(seen) for seen in visuals]) if visuals[0] else None
     targets = encode(vae, [clip for one in drawn if (clip := one.target_frames()) is not None])
     clips = [clip for one in drawn if (clip := one.source_frames()) is not None]
@@ -268,8 +253,6 @@ def prepare(drawn: Sequence[Sample], readers: Readers) -> list[Prepared]:
         item["references"] = encode_each(vae, [picture[None] for picture in one.reference_pictures()])
         if visual is not None:
             item["visual"] = visual[row]
-        if one.scene is not None and one.style is None:
-            item["cells"] = latent_cells(one.scene, target)
         if sources is not None:
             item["source"] = sources[row]
         prepared.append(item)
@@ -288,26 +271,26 @@ def described(
     if not shown:
         return []
     prefix = PREFIXES[TASKS[task]][not still]
-    chats = [full_chat([], prefix + caption(writer, scene, still=still).text) for scene, _ in shown]
+    chats = [full_chat([], prefix + told_of(scene, writer, readers, still=still)) for scene, _ in shown]
     layers = _layers(readers, chats)
     return [
-        {"task": task, "target": target, "full": full, "references": [], "cells": latent_cells(scene, target)}
-        for (scene, target), full in zip(shown, layers, strict=True)
+        {"task": task, "target": target, "full": full, "references": []}
+        for (_, target), full in zip(shown, layers, strict=True)
     ]
 
 
 def _layers(readers: Readers, chats: Sequence[Chat]) -> list[Tensor]:
-    """The layers (blocks, m, dm) of every chat, without its padding."""
+    """The layers (blocks, m, dm) of every chat, without its padding, as LoomVideoPipeline.read."""
     inputs = tokenise(readers.tokenizer, chats)
-    lengths = (
-        [inputs.input_ids.shape[1]] * len(chats)
-        if inputs.attention_mask is None
-        else inputs.attention_mask.sum(1).tolist()
-    )
+    mask = torch.ones_like(inputs.input_ids) if inputs.attention_mask is None else inputs.attention_mask
     every = layer_features(readers.mllm, inputs.to(readers.mllm.device))
-    read = layers_for_blocks(every, readers.num_blocks or len(every), only_last=readers.only_last_layer)
-    layers = torch.stack(read, dim=1).half().cpu()  # (b, blocks, m, dm)
-    return [layers[row, :, :length].clone() for row, length in enumerate(lengths)]
+    blocks = layers_for_blocks(every, readers.num_blocks or len(every), only_last=readers.only_last_layer)
+    layers = torch.stack(blocks, dim=1).half().cpu()  # (b, blocks, m, dm)
+    read = [
+        read_tokens(readers.tokenizer, ids[:length], readers.item_end)
+        for ids, length in zip(inputs.input_ids, mask.sum(1).tolist(), strict=True)
+    ]
+    return [layers[row][:, positions].clone() for row, positions in enumerate(read)]
 
 
 @torch.no_grad()

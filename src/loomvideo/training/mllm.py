@@ -1,10 +1,11 @@
-"""Train the built-in Qwen3-VL and its tokeniser on the little world: captions, questions, rewritten requests.
+"""Train the built-in Qwen3-VL and its tokeniser on the little world: plans of requests, captions, questions.
 
-A request for an edit is answered with the caption of what the edited clip shows, so that the hidden states over the
-request, which condition the denoisers, hold the scene that is wanted.
+Asked to plan a request, it answers with what is to be drawn and where (data.world.plans); the hidden states over that plan
+condition the denoisers.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from loomvideo.data import samples
-from loomvideo.data.world.requests import canonical_caption, canonical_ground
-from loomvideo.data.world.scene import Scene
+from loomvideo.data.world import plans
 from loomvideo.data.world.tasks import Sample, sample
 from loomvideo.models import vino_chat
 from loomvideo.models.chat import Chat, chat, tokenise
@@ -34,6 +34,9 @@ from loomvideo.models.qwen import (
     subsample,
     video,
 )
+from loomvideo.systems import thinking
+from loomvideo.systems.loomvideo import PREFIXES
+from loomvideo.systems.request import Task
 from loomvideo.training.cells import MOTION, UNKNOWN, WIDTH, Readout, cells_of
 from loomvideo.training.run import Run, RunConfig, batch_scale
 
@@ -67,8 +70,24 @@ class Sight:
 
 
 BUILTIN_SIGHT = Sight()
+# How the language model is asked for a plan: think mode's question.
+PLANNING = "Plan this {kind}: {prompt}"
+# The world's tasks of which plans are read, behind LoomVideo's own words.
+TASKS = {
+    "t2i": Task.TEXT_TO_IMAGE,
+    "t2v": Task.TEXT_TO_VIDEO,
+    "edit_image": Task.EDIT,
+    "edit_video": Task.EDIT,
+    "style_image": Task.EDIT,
+    "style_video": Task.EDIT,
+    "guided_edit": Task.GUIDED_EDIT,
+    "mi2v": Task.MULTI_IMAGE_TO_VIDEO,
+}
 CELLS_WEIGHT = 0.5  # of the loss on what each visual token shows
+PLACE_SPREAD = 8.0  # places of objects are asked in eighths of the frame, about as cells are
+CODES_WEIGHT = 1.0  # of the loss on what the ends of a plan's items say
 ASKED_LAYER = -3  # whose tokens are asked, too: the layers behind it bring what they know to the answer
+WORDS_LOST = 0.08
 READING_WEIGHT = 0.1  # of the loss on the request's own words; the answer's words weigh one
 
 
@@ -88,8 +107,7 @@ def prompts(rng: np.random.Generator, count: int) -> Iterator[str]:
     for _ in range(count):
         drawn = sample(str(rng.choice(tasks)), rng)
         yield drawn.prompt
-        if drawn.answer:
-            yield drawn.answer
+        yield drawn.answer or plans.plan_of(drawn)
 
 
 def build_tokenizer(seed: int = 0, texts: int = 30_000) -> PreTrainedTokenizerFast:
@@ -107,26 +125,52 @@ def build_tokenizer(seed: int = 0, texts: int = 30_000) -> PreTrainedTokenizerFa
     prefixes += [
         "Edit this video with reference images: ",
         "Generate a video with reference images: ",
+        thinking.question(PLANNING, "", "image"),
+        thinking.question(PLANNING, "", "video"),
         "user\n",
         "assistant\n",
     ]
     prefixes += [f"<{tenths / 10:.1f} seconds>" for tenths in range(10)]
     corpus = prefixes * 200 + list(prompts(np.random.default_rng(seed), texts))
     tokenizer.train_from_iterator(corpus, trainer)
-    return PreTrainedTokenizerFast(
+    wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         additional_special_tokens=[token for token in SPECIAL_TOKENS[1:] if token != "<|im_end|>"],
         clean_up_tokenization_spaces=False,
     )
+    wrapped.add_tokens(list(plans.PLACES))
+    return wrapped
+
+
+def place_rows(dim: int, std: float) -> Tensor:
+    """Embeddings (100, dim) for the places: near places are alike, so that what is learnt of one holds for the next."""
+    centres = torch.linspace(0, 1, len(plans.PLACES))[:, None]
+    angles = centres * math.pi / 2 * torch.logspace(0, 6, 12, base=2)
+    waves = torch.cat([2 * centres - 1, angles.sin(), angles.cos()], dim=1)
+    directions = torch.randn(waves.shape[1], dim, generator=torch.Generator().manual_seed(0))
+    rows = waves @ directions
+    return rows * (std / rows.std())
+
+
+def teach_places(tokenizer: PreTrainedTokenizerFast, model: Qwen3VLForConditionalGeneration) -> None:
+    """Give a model that has no tokens for places, and its tokeniser, those tokens."""
+    tokenizer.add_tokens(list(plans.PLACES))
+    words: Any = model.get_input_embeddings()
+    if len(words.weight) < len(tokenizer):
+        std = float(words.weight.detach().std())
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        words = model.get_input_embeddings()
+        with torch.no_grad():
+            words.weight[-len(plans.PLACES) :] = place_rows(words.weight.shape[1], std)
 
 
 def build_mllm(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
     ids = tokenizer.get_vocab()
     config = Qwen3VLConfig(
         text_config={
-            "vocab_size": VOCABULARY,
+            "vocab_size": len(tokenizer),
             "hidden_size": 192,
             "intermediate_size": 384,
             "num_hidden_layers": 6,
@@ -166,6 +210,8 @@ def build_mllm(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGener
     # Words that no lesson has stay where they begin: far enough apart for a denoiser to be taught them.
     words: Any = model.get_input_embeddings()
     nn.init.normal_(words.weight, std=WORDS_APART)
+    with torch.no_grad():
+        words.weight[-len(plans.PLACES) :] = place_rows(words.weight.shape[1], WORDS_APART)
     return model
 
 
@@ -180,25 +226,25 @@ def visuals_of(drawn: samples.Sample, sight: Sight = BUILTIN_SIGHT) -> list[Visu
     return [*visuals, video(source, sight.frame_rule, sight.video)]
 
 
-def outcome(scene: Scene, *, still: bool) -> str:
-    """What an edited scene shows: the last object of a scene may have been removed."""
-    return (
-        canonical_caption(scene, still=still) if scene.objects else f"nothing on {canonical_ground(scene.background)}"
-    )
+def fact_directions(dim: int) -> Tensor:
+    """Directions (dim, CODE_SIZE) in which the states at an item's end say its facts, at right angles to each other."""
+    return torch.linalg.qr(torch.randn(dim, plans.CODE_SIZE, generator=torch.Generator().manual_seed(3)))[0]
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A batch of chats with answers: padded ids, how much each token's prediction weighs, and what each visual token sees."""
+    """A batch of chats with answers: padded ids, how much each token's prediction weighs, what each visual token sees, and
+    what each item of the plans says."""
 
     inputs: ChatInputs
     weights: Tensor  # (b, m)
     cells: Tensor | None = None  # (visual tokens, 6), see training.cells
+    codes: Tensor | None = None  # (items, CODE_SIZE), see data.world.plans
+    ends: Tensor | None = None  # bool (b, m), where the items end
 
     def to(self, device: torch.device) -> "Lesson":
-        return Lesson(
-            self.inputs.to(device), self.weights.to(device), None if self.cells is None else self.cells.to(device)
-        )
+        others = (None if one is None else one.to(device) for one in (self.cells, self.codes, self.ends))
+        return Lesson(self.inputs.to(device), self.weights.to(device), *others)
 
 
 def shown_cells(drawn: Sample, visual: Visual, number: int) -> Tensor:
@@ -226,12 +272,22 @@ def shown_cells(drawn: Sample, visual: Visual, number: int) -> Tensor:
         columns=width // 2,
     )
     cells[:-1, ..., MOTION] = UNKNOWN
+    # Not how far away an object's centre is, but where: answers tell places, and nothing else tells a token its own.
+    rows, columns = cells.shape[1:3]
+    here = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"), dim=-1) + 0.5
+    cells[..., MOTION + 1 :] = PLACE_SPREAD * ((cells[..., MOTION + 1 :] + here) / torch.tensor([rows, columns]) - 0.5)
     return cells.flatten(0, 2)
 
 
 class Pupil(nn.Module):
     """The language model and, while it learns to see, readouts of what every visual token shows: as it enters, where no
-    motion can be seen, and behind the layer ASKED_LAYER."""
+    motion can be seen, and behind the layer ASKED_LAYER.
+
+    Nothing is read out at the ends of a plan's items: there the states of all layers but the first are to be the item's facts,
+    in fixed directions, and little else. A readout that learns finds facts however faint they are, and a denoiser takes hours to.
+    """
+
+    directions: Tensor
 
     def __init__(self, mllm: Qwen3VLForConditionalGeneration) -> None:
         super().__init__()
@@ -239,40 +295,67 @@ class Pupil(nn.Module):
         width = mllm.config.get_text_config().hidden_size
         self.readout, self.later_readout = Readout(width), Readout(width)
         self.visual_ids = (mllm.config.image_token_id, mllm.config.video_token_id)
+        self.register_buffer("directions", fact_directions(width), persistent=False)
         self.seen: list[Tensor] = []
-        self.states: Tensor | None = None
+        self.states: list[Tensor] = []  # of every layer
         mllm.model.visual.merger.register_forward_hook(lambda module, inputs, output: self.seen.append(output))
-        mllm.model.language_model.layers[ASKED_LAYER].register_forward_hook(self._keep)
+        for layer in mllm.model.language_model.layers:
+            layer.register_forward_hook(self._keep)
 
     def _keep(self, layer: nn.Module, inputs: Any, output: Any) -> None:
-        self.states = output[0] if isinstance(output, tuple) else output
+        self.states.append(output[0] if isinstance(output, tuple) else output)
+
+    def forget(self) -> None:
+        """What was kept of the last forward."""
+        self.seen.clear()
+        self.states.clear()
 
     def reading(self, ids: Tensor, cells: Tensor) -> tuple[Tensor, dict[str, float]]:
         """The readouts' loss after a forward of token ids (b, m) whose visual tokens show ``cells``."""
-        assert self.states is not None
         still = cells.clone()
         still[:, MOTION] = UNKNOWN
         early, figures = self.readout.loss(torch.cat(self.seen), still)
         visual = torch.isin(ids, torch.tensor(self.visual_ids, device=ids.device))
-        late, later = self.later_readout.loss(self.states[visual], cells)
+        late, later = self.later_readout.loss(self.states[ASKED_LAYER][visual], cells)
         return early + late, figures | {f"later_{name}": value for name, value in later.items()}
 
+    def telling(self, ends: Tensor, codes: Tensor) -> Tensor:
+        """Mean squared distance of the normalised states at the ``ends`` (b, m) of items from ``codes``: two is chance."""
+        wanted = F.rms_norm(codes @ self.directions.T, self.directions.shape[:1])
+        said = [F.rms_norm(states[ends].float(), wanted.shape[-1:]) for states in self.states[1:]]
+        return torch.stack([(one - wanted).square().mean() for one in said]).mean()
 
-# (task, samples a batch, frames, share): text alone is soon learnt, clips are dear. Every word that requests are made of has
-# to be in some lesson: of those that are in none, the denoisers cannot tell one from another.
+
+# (task, samples a batch, frames, share, what is answered): text alone is soon learnt, clips are dear. Every word that requests are
+# made of has to be in some lesson: of those that are in none, no plan can tell.
+PLANNED, READ, TOLD = "its plan", "nothing: a plan is read", "in words"
 MIXTURE = (
-    ("rewrite", 64, 1, 0.05),
-    ("rewrite", 64, 17, 0.05),
-    ("style_image", 24, 1, 0.04),
-    ("style_video", 12, 17, 0.02),
-    ("caption", 48, 1, 0.15),
-    ("question", 48, 1, 0.17),
-    ("edit_image", 24, 1, 0.07),
-    ("guided_edit", 12, 1, 0.02),
-    ("mi2v", 12, 17, 0.02),
-    ("caption", 12, 17, 0.10),
-    ("question", 12, 17, 0.25),
-    ("edit_video", 12, 17, 0.06),
+    ("rewrite", 48, 1, 0.03, PLANNED),
+    ("rewrite", 48, 17, 0.06, PLANNED),
+    ("t2i", 48, 1, 0.04, PLANNED),
+    ("t2v", 48, 17, 0.13, PLANNED),
+    ("t2i", 48, 1, 0.03, READ),
+    ("t2v", 48, 17, 0.05, READ),
+    ("edit_image", 48, 1, 0.03, READ),
+    ("edit_video", 48, 17, 0.04, READ),
+    ("guided_edit", 48, 1, 0.02, READ),
+    ("guided_edit", 48, 17, 0.02, READ),
+    ("mi2v", 48, 1, 0.02, READ),
+    ("mi2v", 48, 17, 0.03, READ),
+    ("style_image", 48, 1, 0.02, READ),
+    ("edit_image", 32, 1, 0.20, PLANNED),
+    ("edit_video", 12, 17, 0.14, PLANNED),
+    ("style_image", 24, 1, 0.01, PLANNED),
+    ("style_video", 8, 17, 0.01, PLANNED),
+    ("guided_edit", 16, 1, 0.05, PLANNED),
+    ("guided_edit", 8, 17, 0.03, PLANNED),
+    ("mi2v", 16, 1, 0.04, PLANNED),
+    ("mi2v", 12, 17, 0.03, PLANNED),
+    ("i2v", 12, 17, 0.01, PLANNED),
+    ("caption", 48, 1, 0.03, TOLD),
+    ("question", 48, 1, 0.04, TOLD),
+    ("caption", 12, 17, 0.03, TOLD),
+    ("question", 12, 17, 0.07, TOLD),
 )
 
 
@@ -285,32 +368,26 @@ class Lessons(IterableDataset):
     def __iter__(self) -> Iterator[Lesson]:
         worker = get_worker_info()
         rng = np.random.default_rng([self.seed, worker.id if worker else 0, 2])
-        shares = np.array([share for *_, share in MIXTURE])
+        shares = np.array([share for _, _, _, share, _ in MIXTURE])
         while True:
-            task, batch, num_frames, _ = MIXTURE[int(rng.choice(len(MIXTURE), p=shares / shares.sum()))]
-            yield self.lesson([self._draw(task, num_frames, rng) for _ in range(batch * self.scale)])
+            task, batch, num_frames, _, answered = MIXTURE[int(rng.choice(len(MIXTURE), p=shares / shares.sum()))]
+            drawn = [sample(task, rng, num_frames=num_frames) for _ in range(batch * self.scale)]
+            if answered == PLANNED:
+                drawn = [replace(one, prompt=half_heard(one.prompt, rng)) for one in drawn]
+            yield self.lesson(drawn, answered)
 
-    @staticmethod
-    def _draw(task: str, num_frames: int, rng: np.random.Generator) -> Sample:
-        drawn = sample(task, rng, num_frames=num_frames)
-        if drawn.style is not None:  # whose words nothing else teaches
-            return replace(drawn, answer=drawn.style)
-        if drawn.answer is None and drawn.scene is not None:  # an edit: say what its outcome shows
-            return replace(drawn, answer=outcome(drawn.scene, still=num_frames == 1))
-        return drawn
-
-    def lesson(self, samples: list[Sample]) -> Lesson:
-        requests = [chat([*visuals_of(drawn), drawn.prompt]) for drawn in samples]
-        answered = [
-            Chat(f"{request.text}{drawn.answer}<|im_end|>", request.visuals)
-            for request, drawn in zip(requests, samples, strict=True)
+    def lesson(self, samples: Sequence[Sample], answered: str) -> Lesson:
+        requests, answers = zip(*(asked(drawn, answered) for drawn in samples), strict=True)
+        chats = [
+            Chat(f"{request.text}{answer}<|im_end|>", request.visuals)
+            for request, answer in zip(requests, answers, strict=True)
         ]
-        inputs = tokenise(self.tokenizer, answered)
+        inputs = tokenise(self.tokenizer, chats)
         ids = inputs.input_ids
         weights = torch.full(ids.shape, READING_WEIGHT)
         for row, request in enumerate(requests):
-            asked = len(self.tokenizer(request.text, add_special_tokens=False)["input_ids"])
-            weights[row, asked:] = 1.0
+            length = len(self.tokenizer(request.text, add_special_tokens=False)["input_ids"])
+            weights[row, length:] = 1.0
         silent = [
             self.tokenizer.convert_tokens_to_ids(token) for token in ("<|image_pad|>", "<|video_pad|>", "<|endoftext|>")
         ]
@@ -320,13 +397,43 @@ class Lessons(IterableDataset):
             for drawn, one in zip(samples, requests, strict=True)
             for number, visual in enumerate(one.visuals)
         ]
-        return Lesson(inputs, weights, torch.cat([shown_cells(*each) for each in seen]) if seen else None)
+        cells = torch.cat([shown_cells(*each) for each in seen]) if seen else None
+        if answered == TOLD:
+            return Lesson(inputs, weights, cells)
+        codes = torch.from_numpy(np.concatenate([plans.codes_of(drawn) for drawn in samples]))
+        return Lesson(inputs, weights, cells, codes, self._ends(samples, ids))
+
+    def _ends(self, samples: Sequence[Sample], ids: Tensor) -> Tensor:
+        """Where the items of the plans end, bool (b, m); requests may have such marks of their own before."""
+        end = self.tokenizer.convert_tokens_to_ids(plans.END)
+        assert isinstance(end, int)
+        marks = ids.eq(end)
+        numbers = torch.tensor([len(plans.item_facts(drawn)) for drawn in samples])[:, None]
+        return marks & (marks.sum(1, keepdim=True) - marks.cumsum(1) < numbers)
+
+
+def half_heard(prompt: str, rng: np.random.Generator) -> str:
+    """Half of the prompts without a word here and there, so that no fact hangs on all words of a phrase that is known."""
+    words = prompt.split(" ")
+    lost = rng.random(len(words)) < WORDS_LOST * (rng.random() < 0.5)
+    return prompt if lost.all() else " ".join(word for word, gone in zip(words, lost, strict=True) if not gone)
+
+
+def asked(drawn: Sample, answered: str) -> tuple[Chat, str]:
+    """The chat of a sample in a lesson, and its answer."""
+    if answered == READ:
+        return chat([PREFIXES[TASKS[drawn.task]][drawn.num_frames > 1] + plans.plan_of(drawn)]), ""
+    if answered == TOLD:
+        assert drawn.answer is not None
+        return chat([*visuals_of(drawn), drawn.prompt]), drawn.answer
+    kind = "image" if drawn.num_frames == 1 else "video"
+    return chat([*visuals_of(drawn), thinking.question(PLANNING, drawn.prompt, kind)]), plans.plan_of(drawn)
 
 
 def mllm_loss(pupil: Pupil, lesson: Lesson) -> tuple[Tensor, dict[str, float]]:
     """Cross-entropy of the next token; the answers' loss and accuracy are reported by kind of visual."""
     ids, weights = lesson.inputs.input_ids[:, 1:], lesson.weights[:, 1:]
-    pupil.seen.clear()
+    pupil.forget()
     logits = pupil.mllm(**model_arguments(pupil.mllm, lesson.inputs), use_cache=False).logits[:, :-1]
     losses = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(weights)
     answers = weights == 1.0
@@ -340,6 +447,9 @@ def mllm_loss(pupil: Pupil, lesson: Lesson) -> tuple[Tensor, dict[str, float]]:
     )
     loss = (losses * weights).sum() / weights.sum()
     figures = {f"right_{visual}": float(right), f"answer_{visual}": float(losses[answers].mean().detach())}
+    if lesson.codes is not None and lesson.ends is not None:
+        astray = pupil.telling(lesson.ends, lesson.codes)
+        loss, figures = loss + CODES_WEIGHT * astray, figures | {"codes": float(astray.detach())}
     if lesson.cells is None:
         return loss, figures
     reading, right = pupil.reading(lesson.inputs.input_ids, lesson.cells)
@@ -360,6 +470,8 @@ def train_mllm(
         tokenizer.save_pretrained(tokenizer_folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
     model = Qwen3VLForConditionalGeneration.from_pretrained(start).float().train() if start else build_mllm(tokenizer)
+    teach_places(tokenizer, model)
+    tokenizer.save_pretrained(tokenizer_folder)
     pupil = Pupil(model)
     run = Run(
         RunConfig(folder=folder, minutes=minutes, slice_minutes=slice_minutes, matrix_rate=0.01, learning_rate=1.5e-3),

@@ -11,7 +11,6 @@ from torch import Tensor
 from loomvideo.models.wan import LoomVideoTransformer3DModel
 
 MIN_NOISE = 1e-3  # the noise that remains at t = 0
-CALM_TIME = 0.3  # chosen, not tuned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +66,11 @@ def velocity_target(latents: Tensor, noise: Tensor, *, min_noise: float = MIN_NO
 def error_weights(prediction: str, time: Tensor) -> Tensor:
     """Weights (b, 1, 1, 1, 1) of squared velocity errors at times (b,).
 
-    A predicted velocity's are one. Those of predicted clean latents grow with 1 / t^2 as velocities; below CALM_TIME they
-    count as they are there, since what is learnt at so little noise is texture alone.
+    A predicted velocity's are one. Those of predicted clean latents grow with 1 / t^2 as velocities, and count as what they
+    are, errors of the latents: what stands where is decided where there is much noise.
     """
-    calm = torch.ones_like(time) if prediction == "velocity" else (time / CALM_TIME).clamp(max=1).square()
-    return calm[:, None, None, None, None]
+    weights = torch.ones_like(time) if prediction == "velocity" else time.square()
+    return weights[:, None, None, None, None]
 
 
 def predict_velocity(transformer: LoomVideoTransformer3DModel, group: Group) -> Tensor:

@@ -23,7 +23,7 @@ from loomvideo.systems.omnivideo import OmniVideoPipeline
 from loomvideo.systems.request import ModelLimits
 from loomvideo.training import omnivideo_objective, omnivideo_samples
 from loomvideo.training.context_objective import NUM_LEVELS
-from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET
+from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, PLANNING, VIDEO_BUDGET
 from loomvideo.training.omnivideo_objective import ContextBatch, OmniVideoModel
 from loomvideo.training.recipe import (
     NO_DROPOUT,
@@ -33,7 +33,6 @@ from loomvideo.training.recipe import (
     BatchRules,
     Draw,
     Guidance,
-    Halfway,
     Mixture,
     Prepared,
     Readers,
@@ -43,12 +42,10 @@ from loomvideo.training.recipe import (
 )
 
 FLOW_SHIFT = 3.0
-# Of 2x2 latents, as published: on a CPU 64 pictures or 12 clips of 128 x 128 x 17.
-TOKENS_A_BATCH = {"cpu": 1_024, "cuda": 12_288}
+TOKENS_A_BATCH = {"cpu": 1_280, "cuda": 12_288}  # 80 pictures or 4 clips of 128 x 128 x 17
 LIMITS = {
     **WORLD_LIMITS,
     "max_references": 0,
-    "guidance_scale_visual": 1.0,  # the source stays in every branch, as published
     "negative_prompt": "",
     "tasks": ["t2i", "t2v", "edit"],
 }
@@ -171,11 +168,6 @@ class OmniVideoRecipe:
             return Guidance([NOTHING_KEPT, NO_TEXT, NO_DROPOUT], [limits.guidance_scale_visual, text])
         return Guidance([NO_TEXT, NO_DROPOUT], [text])
 
-    def halfway(self, model: OmniVideoModel) -> Halfway:
-        network = model.transformer
-        block = network.blocks[len(network.blocks) // 2 - 1]
-        return Halfway(block, network.proj_out.in_features, lambda tokens, number: tokens[:, :number])
-
     def save(self, model: OmniVideoModel, folder: Path) -> None:
         for name in PARTS:
             part: Any = model.get_submodule(name)
@@ -198,7 +190,7 @@ class OmniVideoRecipe:
             limits=LIMITS,
             frame_rule=vars(FRAME_RULE),
             pixel_budgets={"image": vars(IMAGE_BUDGET), "video": vars(VIDEO_BUDGET)},
-            thinking="{prompt}",  # the language model was taught to answer a request with what is to be seen
+            thinking=PLANNING,
             use_visual_as_input=True,
         )
 
@@ -234,12 +226,12 @@ def draw_as(transformer: OmniVideoTransformer3DModel, folder: Path) -> None:
 def build_model() -> OmniVideoModel:
     """The built-in size, new: the denoiser is as large as LoomVideo's, whose weights it can begin with.
 
-    A row of 192 numbers holds a patch of the source whole; a patch is four of the target's tokens. The 192 rows of a
-    context are room for a clip's source (80), its vision rows (32) and 80 tokens of the longest prompts.
+    A patch of the source is four of the target's tokens, as published; the noisy latents hold the source whole. The 192
+    rows of a context are room for a clip's source (68), its vision rows (32) and 92 tokens of a plan.
     """
     width = 192  # of the language model, hence of rows without a text encoder, and of its tower
     transformer = OmniVideoTransformer3DModel(
-        patch_size=(1, 1, 1),
+        patch_size=(1, 2, 2),
         num_attention_heads=7,
         attention_head_dim=32,
         in_channels=48,
@@ -251,6 +243,7 @@ def build_model() -> OmniVideoModel:
         max_context_len=192,
         prediction="clean",
         copies_source=True,
+        absolute_places=True,
     )
     text = transformer.condition_embedder.text_embedder
     for linear in (text.linear_1, text.linear_2):  # published small, beside a denoiser that was trained before
@@ -260,5 +253,5 @@ def build_model() -> OmniVideoModel:
         QueryTransformer(width, width, num_queries=4, num_heads=8, num_layers=2, ffn_dim=192),
         # not of the published initialisation: a memory of one token tells queries that are all near zero nothing of each other
         QueryTransformer(width, width, num_queries=8, num_heads=8, num_layers=1, ffn_dim=192),
-        SourceTokenizer(48, width, width, patch_size=(1, 2, 2)),
+        SourceTokenizer(48, width, width, patch_size=(1, 4, 4)),
     )

@@ -16,13 +16,12 @@ from torch.nn.utils.rnn import pad_sequence
 from loomvideo.data.samples import DataError, Sample
 from loomvideo.data.world.phrases import Writer
 from loomvideo.data.world.tasks import Sample as WorldSample
-from loomvideo.data.world.words import caption
 from loomvideo.models.chat import END_OF_TURN, Chat, chat, tokenise
 from loomvideo.models.omnivideo_chat import generation_chat
 from loomvideo.models.qwen import model_arguments, picture
 from loomvideo.models.reader import QwenReader, marker
 from loomvideo.training.context_objective import IGNORED, NUM_LEVELS, level_table, level_weights
-from loomvideo.training.features import encode, latent_cells, shown_scenes
+from loomvideo.training.features import encode, shown_scenes, told, told_of
 from loomvideo.training.mllm import visuals_of
 from loomvideo.training.omnivideo_objective import ContextBatch, ReadChats
 from loomvideo.training.query_objective import look
@@ -57,12 +56,11 @@ def prepare(drawn: Sequence[Sample], readers: Readers, rng: np.random.Generator)
     prepared: list[Prepared] = []
     for one, target, source, shown in zip(drawn, targets, sources, visuals, strict=True):
         still = target.shape[1] == 1
-        asked = request_chat(readers, one.prompt, shown, still=still)
-        item = make_item(readers, one.task, target, one.prompt, asked, [next(seen) for _ in shown])
+        said = told(one, readers)
+        asked = request_chat(readers, said, shown, still=still)
+        item = make_item(readers, one.task, target, said, asked, [next(seen) for _ in shown])
         if source is not None:
             item["edited"] = source
-        if one.scene is not None and one.style is None:
-            item["cells"] = latent_cells(one.scene, target)
         prepared.append(item)
     first_aims = [] if clips else _first_aims(prepared, drawn, readers)
     return [*_under_kinds(prepared + _described(drawn, targets, sources, readers, rng)), *first_aims]
@@ -112,9 +110,9 @@ def _described(
     items, writer = [], Writer(rng)
     for scene, shown in shown_scenes(drawn, latents):
         still = shown.shape[1] == 1
-        said = caption(writer, scene, still=still).text
-        item = make_item(readers, "t2i" if still else "t2v", shown, said, request_chat(readers, said, [], still=still))
-        items.append(item | {"cells": latent_cells(scene, shown)})
+        said = told_of(scene, writer, readers, still=still)
+        asked = request_chat(readers, said, [], still=still)
+        items.append(make_item(readers, "t2i" if still else "t2v", shown, said, asked))
     return items
 
 
@@ -125,12 +123,11 @@ def _under_kinds(items: Sequence[Prepared]) -> list[Prepared]:
 
 
 def _first_aims(prepared: Sequence[Prepared], drawn: Sequence[Sample], readers: Readers) -> list[Prepared]:
-    """Generations as the first stages learn from them, without cells, since no denoiser runs.
+    """Generations as the first stages learn from them.
 
     The vision head is aligned with pictures alone: a released target is one picture (2.5).
     """
-    plain = [{name: value for name, value in item.items() if name != "cells"} for item in prepared]
-    items = [item | {"task": "space", "kind": f"space {group_of(item)}"} for item in plain]
+    items = [item | {"task": "space", "kind": f"space {group_of(item)}"} for item in prepared]
     if drawn[0].num_frames > 1:
         return items
     frames = [clip[0] for one in drawn if (clip := one.target_frames()) is not None]
@@ -138,7 +135,7 @@ def _first_aims(prepared: Sequence[Prepared], drawn: Sequence[Sample], readers: 
     pooled = [seen[0].mean(0).half().cpu() for seen in look(readers.mllm, shown)]
     return items + [
         item | {"task": "align", "kind": "align picture", "pooled": one}
-        for item, one in zip(plain, pooled, strict=True)
+        for item, one in zip(prepared, pooled, strict=True)
     ]
 
 
@@ -175,12 +172,12 @@ def drop_conditions(
 
     Words and states go together, and the source stays, as published (5); with an ``all_dropout_rate`` it goes, too.
     """
-    told, sources = [], []
+    kept, sources = [], []
     for item, rng in zip(items, rngs, strict=True):
         draw = rng.random()
-        told.append(nothing[group_of(item)] if draw < rules.all_dropout_rate + rules.text_dropout_rate else item)
+        kept.append(nothing[group_of(item)] if draw < rules.all_dropout_rate + rules.text_dropout_rate else item)
         sources.append(None if draw < rules.all_dropout_rate else item.get("edited"))
-    return told, sources
+    return kept, sources
 
 
 def sample_levels(rngs: Sequence[np.random.Generator], *, even_share: float = 0.0) -> Tensor:
@@ -201,17 +198,17 @@ def make_batch(
     """Prepared samples of one kind and layout as the objectives take them."""
     items, rngs = [draw.item for draw in draws], [draw.rng() for draw in draws]
     aim = aim_of(items[0]["kind"])
-    told, sources = items, [None] * len(items)
+    read, sources = items, [None] * len(items)
     if aim == "flow":
-        told, sources = drop_conditions(items, nothing, rngs, rules)
+        read, sources = drop_conditions(items, nothing, rngs, rules)
     kept = [(place, source) for place, source in enumerate(sources) if source is not None]
     return ContextBatch(
         aim=aim,
         latents=torch.stack([item["target"] for item in items]).to(device).float(),
         noise=torch.stack([draw.noise(device) for draw in draws]),
         time=sample_levels(rngs, even_share=rules.even_time_share).to(device),
-        chats=_chats(told, readers, device),
-        texts=[item["text"].long().to(device) for item in told],
+        chats=_chats(read, readers, device),
+        texts=[item["text"].long().to(device) for item in read],
         source_places=torch.tensor([place for place, _ in kept], dtype=torch.long, device=device),
         sources=torch.stack([source for _, source in kept]).to(device).float() if kept else None,
         pooled=torch.stack([item["pooled"] for item in items]).to(device).float() if aim == "align" else None,

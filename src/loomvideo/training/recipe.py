@@ -5,7 +5,7 @@ in that order, so that a step is the same on any number of ranks and workers and
 whole, its first sample says.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypedDict
@@ -24,7 +24,7 @@ from loomvideo.training.mllm import BUILTIN_SIGHT, Sight
 from loomvideo.training.objective import dynamic_shift, sample_time
 
 # One prepared sample: tensors, numbers and text by name. Of every system's: "target" (c, f, y, x) float16, "references",
-# a list of such, "task" and, where a scene is known, "cells" (n, 6) (see training.cells); the rest is its own.
+# a list of such, and "task"; the rest is its own.
 Prepared = dict[str, Any]
 
 
@@ -109,11 +109,12 @@ WORLD_LIMITS: Mapping[str, Any] = {
     "max_area": 256 * 448,
     "max_frames": 17,
     "default_frames": 17,
-    "num_inference_steps": 25,
-    "guidance_scale": 4.0,
-    "guidance_scale_edit": 2.5,
-    "guidance_scale_visual": 1.5,
+    "num_inference_steps": 12,
+    "guidance_scale": 1.0,  # a plan leaves little open that guidance could make likelier
+    "guidance_scale_edit": 1.0,
+    "guidance_scale_visual": 1.0,
     "keep_source": True,
+    "think": True,
 }
 # What guidance branches lose, as rates that are certain or ruled out.
 NO_DROPOUT = {"all_dropout_rate": 0.0, "text_dropout_rate": 0.0}
@@ -134,6 +135,8 @@ class Readers:
     only_last_layer: bool = False
     negative_prompt: str = ""
     system_turn: str | None = None  # what VINO's chats begin with
+    plans: bool = False  # the language model plans requests, and the denoiser is told plans
+    item_end: str | None = None  # as systems.loomvideo has it
 
     def to(self, device: torch.device) -> "Readers":
         """The same objects, moved."""
@@ -158,14 +161,6 @@ class Batch(Protocol):
 
     @property
     def time(self) -> Tensor: ...  # (b,)
-
-
-class Halfway(NamedTuple):
-    """A block, its width d, and which of its output are the tokens (b, n, d) of a target that has so many."""
-
-    block: nn.Module
-    dim: int
-    tokens: Callable[[Any, int], Tensor]
 
 
 def own_folder(start: Path, system: str) -> Path:
@@ -220,10 +215,6 @@ class Recipe(Protocol):
 
     def guidance(self, item: Prepared, limits: ModelLimits) -> Guidance:
         """Of a sample's request, with a model folder's own scales."""
-        ...
-
-    def halfway(self, model: Any) -> "Halfway":
-        """Where in the middle of the network the target's tokens are read out while it learns."""
         ...
 
     def save(self, model: Any, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -28,7 +30,7 @@ class RunConfig:
     folder: Path
     minutes: float
     slice_minutes: float
-    matrix_rate: float  # Muon's, for the hidden layers' matrices and filters
+    matrix_rate: float | None  # Muon's, for the hidden layers' matrices and filters; None: AdamW's are these, too
     learning_rate: float  # AdamW's, for all else
     warmup_steps: int = 100
     decay_share: float = 0.9  # the learning rate falls to zero over this last share of the run
@@ -83,18 +85,15 @@ class Run(Generic[Model]):
         self.model.to(self.device)
         named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         self.parameters = list(named.values())
-        matrices = [p for name, p in named.items() if is_hidden_matrix(name, p)]
-        others = [p for name, p in named.items() if not is_hidden_matrix(name, p)]
-        self.optimizers = [
-            Muon(
-                matrices,
-                lr=config.matrix_rate,
-                weight_decay=config.weight_decay,
-                precision=torch.bfloat16 if computes_bfloat16(self.device) else torch.float32,
-            ),
-            torch.optim.AdamW(others, lr=config.learning_rate, betas=config.betas, weight_decay=0.0),
-        ]
-        self.rates = (config.matrix_rate, config.learning_rate)
+        matrices = [p for name, p in named.items() if config.matrix_rate and is_hidden_matrix(name, p)]
+        others = [p for name, p in named.items() if not (config.matrix_rate and is_hidden_matrix(name, p))]
+        adamw = torch.optim.AdamW(others, lr=config.learning_rate, betas=config.betas, weight_decay=0.0, fused=True)
+        self.optimizers: list[torch.optim.Optimizer] = [adamw]
+        self.rates = [config.learning_rate]
+        if config.matrix_rate:
+            precision = torch.bfloat16 if computes_bfloat16(self.device) else torch.float32
+            muon = Muon(matrices, lr=config.matrix_rate, weight_decay=config.weight_decay, precision=precision)
+            self.optimizers, self.rates = [muon, adamw], [config.matrix_rate, config.learning_rate]
         self.ema = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.file = config.folder / "state.pt"
         if self.file.exists():
@@ -112,6 +111,8 @@ class Run(Generic[Model]):
 
     def save(self) -> None:
         """Write the state beside its place and rename it, so that a killed run leaves the last whole one."""
+        if not self.leads:
+            return
         self.config.folder.mkdir(parents=True, exist_ok=True)
         state = {
             "model": self.model.state_dict(),
@@ -137,32 +138,53 @@ class Run(Generic[Model]):
         return warm * min((1 - self.progress) / self.config.decay_share, 1.0)
 
     def step(self, loss_of: Callable[[], tuple[Tensor, dict[str, float]]]) -> None:
-        """One update. ``loss_of`` returns the loss and figures for the log; a loss that is no number skips the update."""
+        """One update. ``loss_of`` returns the loss and figures for the log; a loss that is no number skips the update.
+
+        Of several processes every one calls this, each with samples of its own.
+        """
         with fast_arithmetic(self.device):
             loss, figures = loss_of()
-        if not torch.isfinite(loss):
-            log.warning("step %d: the loss is %s; the step is skipped", self.steps, loss.item())
-            self.model.zero_grad(set_to_none=True)
-            self.steps += 1
-            return
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
-        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * self._rate()
-            optimizer.step()
-        self.model.zero_grad(set_to_none=True)
+        mean_loss, self.seconds = self._share(
+            float(loss.detach()), self.seconds_before + time.monotonic() - self.started
+        )
         self.steps += 1
-        self._average(figures | {"loss": float(loss.detach()), "gradient": float(norm)})
-        self._update_ema()
+        if math.isfinite(mean_loss):
+            norm = nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+            for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * self._rate()
+                optimizer.step()
+            self._average(figures | {"loss": mean_loss, "gradient": float(norm)})
+            self._update_ema()
+        else:
+            log.warning("step %d: the loss is %s; the step is skipped", self.steps - 1, mean_loss)
+        self.model.zero_grad(set_to_none=True)
         now = time.monotonic()
-        self.seconds = self.seconds_before + now - self.started
         if now - self.logged > 20:
             self.logged = now
             self._log()
         if now - self.saved > self.config.save_seconds:
             self.saved = now
             self.save()
+
+    def _share(self, *values: float) -> list[float]:
+        """The values, which with all gradients become the mean over all processes; they began with the same weights."""
+        if not dist.is_initialized():
+            return list(values)
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), gradients[0].new_tensor(values)])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        *parts, means = flat.split([*(p.numel() for p in self.parameters), len(values)])
+        for parameter, part in zip(self.parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+        return means.tolist()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes what all of them have made."""
+        return not dist.is_initialized() or dist.get_rank() == 0
 
     def _update_ema(self) -> None:
         decay = min(self.config.ema_decay, (1 + self.steps) / (10 + self.steps))
@@ -179,6 +201,8 @@ class Run(Generic[Model]):
             self.averages[name] = before + 0.05 * (value - before)
 
     def _log(self) -> None:
+        if not self.leads:
+            return
         figures = {name: round(value, 5) for name, value in sorted(self.averages.items())}
         line = {"step": self.steps, "minutes": round(self.seconds / 60, 2), **figures}
         log.info("%s", json.dumps(line))

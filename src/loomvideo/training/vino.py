@@ -1,7 +1,8 @@
-"""VINO's part in the training: three progressive stages with proxy tasks, from nothing or from given weights.
+"""VINO's part in the training: progressive stages, from nothing or from given weights.
 
 The fact sheet gives no numbers (section 7). Chosen here: what is drawn and how often, how long the stages are and what
-each of them trains; in vino_samples.py: times and dropout.
+each of them trains. The published stages go from long captions to short prompts; here both are one, for the language model
+turns every request into a plan, and the published proxy tasks, which ask for a picture that is shown, have none.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from loomvideo.sampling.euler import ShiftedEulerScheduler
 from loomvideo.systems.request import ModelLimits
 from loomvideo.systems.vino import VinoPipeline
 from loomvideo.training import query_objective, vino_samples
-from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, VIDEO_BUDGET
+from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, PLANNING, VIDEO_BUDGET
 from loomvideo.training.query_objective import TIMESTEPS, QueryGroup, VinoModel
 from loomvideo.training.recipe import (
     NO_DROPOUT,
@@ -29,7 +30,6 @@ from loomvideo.training.recipe import (
     BatchRules,
     Draw,
     Guidance,
-    Halfway,
     Mixture,
     Prepared,
     Readers,
@@ -40,12 +40,11 @@ from loomvideo.training.recipe import (
 
 FLOW_SHIFT = 3.0
 NUM_QUERIES = 16
-TOKENS_A_BATCH = {"cpu": 3_072, "cuda": 73_728}  # of 2x2 latents, as published, and of text
+TOKENS_A_BATCH = {"cpu": 2_048, "cuda": 49_152}  # of 2x2 latents, as published, and of text
 LIMITS = {
     **WORLD_LIMITS,
     "negative_prompt": "",
     "tasks": ["t2i", "t2v", "edit", "ref_edit", "mi2v", "i2v"],
-    "task_defaults": {"edit": {"guidance_scale_visual": 1.0}},  # all that is shown is what is edited
 }
 
 # sizes of one area and several ratios, so that batches of every shape cost the same
@@ -79,31 +78,19 @@ MIXTURE: Mixture = (
     ("mi2v", bucketed(17), 0.03),
     ("i2v", bucketed(17), 0.03),
 )
-ALIGNMENT = {"long picture": 0.55, "reconstruct picture": 0.25, "long clip": 0.2}
-ENRICHMENT = {
-    "long picture": 0.2,
-    "short picture": 0.3,
-    "reconstruct picture": 0.1,
-    "pick picture": 0.15,
-    "long clip": 0.1,
-    "short clip": 0.15,
-}
+ALIGNMENT = {"words picture": 0.7, "words clip": 0.3}
 EVERYTHING = {
-    "long picture": 0.06,
-    "short picture": 0.12,
-    "reconstruct picture": 0.02,
-    "pick picture": 0.03,
-    "edit picture": 0.14,
-    "style picture": 0.04,
+    "words picture": 0.2,
+    "edit picture": 0.2,
+    "style picture": 0.05,
     "guided_edit picture": 0.06,
-    "mi2v picture": 0.04,
-    "long clip": 0.06,
-    "short clip": 0.14,
-    "edit clip": 0.14,
+    "mi2v picture": 0.05,
+    "words clip": 0.16,
+    "edit clip": 0.12,
     "style clip": 0.04,
     "guided_edit clip": 0.04,
     "mi2v clip": 0.04,
-    "i2v clip": 0.03,
+    "i2v clip": 0.04,
 }
 
 
@@ -112,7 +99,7 @@ class VinoRecipe:
 
     mixture = MIXTURE
     tokens_a_batch = TOKENS_A_BATCH
-    rules = BatchRules()
+    rules = BatchRules(all_dropout_rate=0.05, text_dropout_rate=0.05)
     shared = ("vae", "mllm")
     last_timestep = TIMESTEPS
 
@@ -131,14 +118,13 @@ class VinoRecipe:
         return visual + len(item["full"]["ids"]) + NUM_QUERIES
 
     def stages(self, start: Path | None) -> Sequence[Stage]:
-        """Long captions; short prompts beside them; everything.
+        """Pictures and clips from words; everything.
 
         From given weights the first stage trains connectors and queries alone, so that what the denoiser knows is not
         disturbed by tokens that mean nothing yet. A denoiser that knows nothing learns from the beginning.
         """
         return (
             Stage(until=0.15, shares=ALIGNMENT, trained="all" if start is None else "connector"),
-            Stage(until=0.35, shares=ENRICHMENT),
             Stage(until=1.0, shares=EVERYTHING),
         )
 
@@ -167,11 +153,6 @@ class VinoRecipe:
             return Guidance([NOTHING_KEPT, NO_TEXT, NO_DROPOUT], [limits.guidance_scale_visual, text])
         return Guidance([NO_TEXT, NO_DROPOUT], [text])
 
-    def halfway(self, model: VinoModel) -> Halfway:
-        network = model.transformer
-        width = network.proj_out.in_features
-        return Halfway(network.transformer_blocks[-1], width, lambda streams, number: streams[0][:, -number:])
-
     def save(self, model: VinoModel, folder: Path) -> None:
         model.transformer.save_pretrained(folder / "transformer")
         model.connector.save_pretrained(folder / "connector")
@@ -189,10 +170,9 @@ class VinoRecipe:
             pixel_budgets={"image": vars(IMAGE_BUDGET), "video": vars(VIDEO_BUDGET)},
             shift_image=FLOW_SHIFT,
             shift_video=FLOW_SHIFT,
-            # It would be 40 tokens, the same in every chat, of the 50 to 70 of a caption's; the built-in language model was
-            # taught without.
+            # It would be 40 tokens, the same in every chat; the built-in language model was taught without.
             generate_system=None,
-            thinking="{prompt}",  # the language model was taught to answer a request with what is to be seen
+            thinking=PLANNING,
         )
 
     def byte_matrices(self, pipeline: VinoPipeline) -> list[nn.Parameter]:
@@ -213,12 +193,13 @@ def build_model() -> VinoModel:
         num_single_layers=5,
         num_refiner_layers=1,
         mlp_ratio=3.0,
-        patch_size=1,
+        patch_size=2,
         text_embed_dim=192,
         pooled_projection_dim=8,  # of the published, unused text embedder
         rope_theta=256.0,
         rope_axes_dim=(8, 12, 12),
         prediction="clean",
         copies_source=True,
+        absolute_places=True,
     )
     return VinoModel(transformer, QueryConnector(NUM_QUERIES, hidden_size=192, z_dim=192, hy_dim=7 * 32))

@@ -17,23 +17,19 @@ from torch.nn.utils.rnn import pad_sequence
 from loomvideo.conditioning.markers import boundary_rows
 from loomvideo.data.samples import Sample
 from loomvideo.data.world.phrases import Writer
-from loomvideo.data.world.requests import canonical_caption
-from loomvideo.data.world.words import caption
 from loomvideo.models.chat import tokenise
 from loomvideo.models.hunyuan import edited
-from loomvideo.models.qwen import Visual, model_arguments, picture
+from loomvideo.models.qwen import Visual, model_arguments
 from loomvideo.systems.request import Task
 from loomvideo.systems.vino import GuidanceBranch, guidance_branches, references_of, show, with_role
-from loomvideo.training.features import encode, encode_each, latent_cells, shown_scenes
+from loomvideo.training.features import encode, encode_each, shown_scenes, told, told_of
 from loomvideo.training.mllm import Sight, visuals_of
-from loomvideo.training.proxies import reconstruction, selection
 from loomvideo.training.query_objective import ChatBatch, QueryGroup, look
 from loomvideo.training.recipe import BatchRules, Draw, Prepared, Readers
 
-PROXIES = 8  # of each kind, for a batch of pictures
 NAMES = {
-    "t2i": "short",
-    "t2v": "short",
+    "t2i": "words",
+    "t2v": "words",
     "edit_image": "edit",
     "edit_video": "edit",
     "style_image": "style",
@@ -44,22 +40,19 @@ Reference = tuple[Visual, Tensor, Tensor]  # with what the vision tower makes of
 
 @torch.no_grad()
 def prepare(drawn: Sequence[Sample], readers: Readers, rng: np.random.Generator) -> list[Prepared]:
-    """Samples that share task, size and length; captions of what they and edits show; what proxies make of pictures."""
-    task, still, writer = drawn[0].task, drawn[0].num_frames == 1, Writer(rng)
+    """Samples that share task, size and length; of edits, what they show in words of its own, too."""
+    task, still = drawn[0].task, drawn[0].num_frames == 1
     targets = list(encode(readers.vae, [clip for one in drawn if (clip := one.target_frames()) is not None]))
     references = _references(drawn, readers)
     items = []
     for one, target, given in zip(drawn, targets, references, strict=True):
-        prompt = with_role(Task.IMAGE_TO_VIDEO, one.prompt) if task == "i2v" else one.prompt
+        prompt = told(one, readers)
+        if task == "i2v":
+            prompt = with_role(Task.IMAGE_TO_VIDEO, prompt)
         has_base = still and one.source_frames() is not None and len(given) > 1
-        item = make_item(readers, NAMES.get(task, task), target, given, prompt, has_base=has_base)
-        if one.scene is not None and one.style is None:
-            item["cells"] = latent_cells(one.scene, target)
-        items.append(item)
-    if task in ("t2i", "t2v", "edit_image", "edit_video"):
-        items += _described(drawn, targets, references, readers, writer)
-    if task == "t2i" and drawn[0].scene is not None:
-        items += _proxies(drawn, targets, readers, writer, rng)
+        items.append(make_item(readers, NAMES.get(task, task), target, given, prompt, has_base=has_base))
+    if task in ("edit_image", "edit_video"):
+        items += _described(drawn, targets, references, readers, rng)
     return items
 
 
@@ -142,36 +135,14 @@ def _described(
     targets: Sequence[Tensor],
     references: Sequence[Sequence[Reference]],
     readers: Readers,
-    writer: Writer,
+    rng: np.random.Generator,
 ) -> list[Prepared]:
-    """The scenes of samples, targets and sources, said in full, and in a person's words where no prompt says them."""
-    still = drawn[0].num_frames == 1
-    latents = [
-        {"target": target} | ({} if one.source_scene is None else {"source": given[-1][2]})
-        for one, target, given in zip(drawn, targets, references, strict=True)
-    ]
-    items = []
-    for scene, shown in shown_scenes(drawn, latents):
-        cells = {"cells": latent_cells(scene, shown)}
-        items.append(make_item(readers, "long", shown, (), canonical_caption(scene, still=still)) | cells)
-        if drawn[0].source_scene is not None:
-            items.append(make_item(readers, "short", shown, (), caption(writer, scene, still=still).text) | cells)
-    return items
-
-
-def _proxies(
-    drawn: Sequence[Sample], targets: Sequence[Tensor], readers: Readers, writer: Writer, rng: np.random.Generator
-) -> list[Prepared]:
-    """Pictures to be made again, and to be picked from several (fact sheet 7)."""
-    frames = [clip[0] for one in drawn if (clip := one.target_frames()) is not None]
-    visuals = [[picture(frame, readers.sight.image)] for frame in frames]
-    pictures = [reference for (reference,) in _looked_at(visuals, [[target] for target in targets], readers)]
-    asked = [("reconstruct", reconstruction(writer, index)) for index in range(min(PROXIES, len(drawn)))]
-    if len(drawn) > 1:
-        asked += [("pick", selection(writer, rng, len(drawn))) for _ in range(PROXIES)]
+    """Edits' sources and targets as samples of text-to-image or -video: the latents are there already."""
+    still, writer = drawn[0].num_frames == 1, Writer(rng)
+    latents = [{"target": target, "source": given[-1][2]} for target, given in zip(targets, references, strict=True)]
     return [
-        make_item(readers, task, targets[proxy.target], [pictures[index] for index in proxy.shown], proxy.prompt)
-        for task, proxy in asked
+        make_item(readers, "words", shown, (), told_of(scene, writer, readers, still=still))
+        for scene, shown in shown_scenes(drawn, latents)
     ]
 
 
@@ -187,8 +158,8 @@ def drop_conditions(
     """
     if "reduced" in items[0] and rngs[0].random() < rules.all_dropout_rate:
         return [item["reduced"] for item in items]
-    told = [rng.random() >= rules.text_dropout_rate for rng in rngs]
-    return [item["full" if kept else "silent"] for item, kept in zip(items, told, strict=True)]
+    keeps_text = [rng.random() >= rules.text_dropout_rate for rng in rngs]
+    return [item["full" if kept else "silent"] for item, kept in zip(items, keeps_text, strict=True)]
 
 
 def make_group(draws: Sequence[Draw], readers: Readers, device: torch.device, rules: BatchRules) -> QueryGroup:

@@ -1,5 +1,6 @@
 """Draw scenes of the little world: flat antialiased shapes over drawn or photographic grounds."""
 
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 
@@ -166,22 +167,44 @@ def _photo(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     return first + (weights[1] ** 2)[..., None] * (palette[2] - first)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How a ground of two colours lies: its number of bands or cells along the shorter side, and whether it runs across."""
+
+    bands: int | None = None
+    across: bool | None = None
+
+
+def layout(background: Background) -> Layout:
+    """What a drawn ground's seed decides."""
+    rng = np.random.default_rng(background.seed)
+    if background.kind == "gradient":
+        return Layout(across=bool(rng.integers(2)))
+    if background.kind == "stripes":
+        return Layout(bands=int(rng.integers(6, 10)), across=not rng.integers(2))
+    if background.kind == "checkerboard":
+        return Layout(bands=int(rng.integers(5, 9)))
+    return Layout()
+
+
 def ground(background: Background, height: int, width: int) -> np.ndarray:
     """The still background, float (y, x, 3) in 0..255."""
     rng = np.random.default_rng(background.seed)
+    lying = layout(background)
     colours = [np.array(COLOURS[name], np.float32) for name in background.colours]
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     if background.kind == "plain":
         return np.broadcast_to(colours[0], (height, width, 3)).copy()
     if background.kind == "gradient":
-        along = (y / max(height - 1, 1), x / max(width - 1, 1))[int(rng.integers(2))]
+        along = x / max(width - 1, 1) if lying.across else y / max(height - 1, 1)
         return colours[0] + along[..., None] * (colours[1] - colours[0])
     if background.kind == "stripes":
-        band = min(height, width) / int(rng.integers(6, 10))
-        second = np.mod((x, y)[int(rng.integers(2))] / band, 2) < 1
+        assert lying.bands is not None
+        second = np.mod((x if lying.across else y) / (min(height, width) / lying.bands), 2) < 1
         return np.where(second[..., None], colours[1], colours[0])
     if background.kind == "checkerboard":
-        cell = min(height, width) / int(rng.integers(5, 9))
+        assert lying.bands is not None
+        cell = min(height, width) / lying.bands
         second = (np.floor(x / cell) + np.floor(y / cell)) % 2 == 0
         return np.where(second[..., None], colours[1], colours[0])
     if background.kind == "starry night":
