@@ -296,7 +296,7 @@ def test_edits_are_compared_with_their_source_and_generations_with_their_median(
 
 
 def test_one_mixed_batch_can_be_learnt_by_heart(recipe):
-    """Sixty steps take the loss of two generations and an edit, times and noise held, to a twentieth of what it was."""
+    """Sixty steps take the loss of two generations and an edit, times and noise held, to a fiftieth of what it was."""
     model = make_model(head_dim=120)  # wide enough for the 192 numbers of a patch
     batch = batch_of(recipe, mixed_items(recipe))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
@@ -309,7 +309,7 @@ def test_one_mixed_batch_can_be_learnt_by_heart(recipe):
         losses.append(float(loss.detach()))
     no_velocity = (batch.noise - batch.latents).square().mean()
     assert losses[0] == pytest.approx(float(no_velocity), rel=1e-4), "the output starts at zero"
-    assert losses[-1] < no_velocity / 20
+    assert losses[-1] < no_velocity / 50
 
 
 # --- who learns when

@@ -400,16 +400,16 @@ class Lessons(IterableDataset):
         cells = torch.cat([shown_cells(*each) for each in seen]) if seen else None
         if answered == TOLD:
             return Lesson(inputs, weights, cells)
-        codes = torch.from_numpy(np.concatenate([plans.codes_of(drawn) for drawn in samples]))
-        return Lesson(inputs, weights, cells, codes, self._ends(samples, ids))
+        codes = [plans.codes_of(drawn) for drawn in samples]
+        ends = self._ends(torch.tensor([len(items) for items in codes]), ids)
+        return Lesson(inputs, weights, cells, torch.from_numpy(np.concatenate(codes)), ends)
 
-    def _ends(self, samples: Sequence[Sample], ids: Tensor) -> Tensor:
-        """Where the items of the plans end, bool (b, m); requests may have such marks of their own before."""
+    def _ends(self, numbers: Tensor, ids: Tensor) -> Tensor:
+        """Where the items of the plans end, so many (b,) in each, bool (b, m); requests may have such marks of their own before."""
         end = self.tokenizer.convert_tokens_to_ids(plans.END)
         assert isinstance(end, int)
         marks = ids.eq(end)
-        numbers = torch.tensor([len(plans.item_facts(drawn)) for drawn in samples])[:, None]
-        return marks & (marks.sum(1, keepdim=True) - marks.cumsum(1) < numbers)
+        return marks & (marks.sum(1, keepdim=True) - marks.cumsum(1) < numbers[:, None])
 
 
 def half_heard(prompt: str, rng: np.random.Generator) -> str:
