@@ -15,15 +15,17 @@ from loomvideo.data.world.plans import (
     COORDINATES,
     END,
     FARTHEST,
+    FINE_SIZE,
     FIRST_COORDINATE,
+    FIRST_FINE,
     LOUD,
     OFFSETS,
     PLACES,
+    asked_alone,
     codes_of,
     ground_plan,
     item_facts,
     plan_of,
-    whole,
 )
 from loomvideo.data.world.render import ground, layout
 from loomvideo.data.world.scene import MOTIONS, Background, pose
@@ -174,7 +176,7 @@ def test_an_object_is_told_with_its_own_picture():
 
 def test_a_scene_by_itself_has_the_plan_of_its_request():
     for one in drawn("t2i", "t2v"):
-        assert whole(one.scene, still=one.num_frames == 1) == plan_of(one)
+        assert plan_of(asked_alone(one.scene, still=one.num_frames == 1)) == plan_of(one)
 
 
 # --- edits
@@ -338,8 +340,9 @@ def places_of_code(*names):
         if name in CHOICES:
             held[OFFSETS[name] : OFFSETS[name] + len(CHOICES[name])] = True
         else:
-            first = FIRST_COORDINATE + COORDINATES.index(name) * COORDINATE_SIZE
-            held[first : first + COORDINATE_SIZE] = True
+            number = COORDINATES.index(name)
+            first, fine = FIRST_COORDINATE + number * COORDINATE_SIZE, FIRST_FINE + number * FINE_SIZE
+            held[first : first + COORDINATE_SIZE] = held[fine : fine + FINE_SIZE] = True
     return held
 
 

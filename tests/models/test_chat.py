@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from loomvideo.models.chat import chat, full_chat, read_tokens, tokenise, unconditional_chat, visual_chat
+from loomvideo.models.chat import chat, full_chat, plan_ends, read_tokens, tokenise, unconditional_chat, visual_chat
 from loomvideo.models.qwen import Visual
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -85,6 +85,13 @@ def test_of_a_plan_the_ends_of_its_items_are_read(tokenizer):
     tokens, positions = read(tokenizer, "a red circle; on blue;", ";")
     assert positions == [index for index, token in enumerate(tokens) if token == ";"]
     assert len(positions) == 2
+
+
+@pytest.mark.parametrize(("text", "count"), [("a red circle; on blue;", 2), ("redstar", 0)])
+def test_a_plan_s_ends_are_those_of_its_items_and_where_there_is_no_plan_none(tokenizer, text, count):
+    ids = tokenise(tokenizer, [chat([text])]).input_ids[0]
+    ends = plan_ends(tokenizer, ids, ";")
+    assert tokenizer.convert_ids_to_tokens(ids[ends]) == [";"] * count
 
 
 def test_where_no_item_ends_the_words_are_read_without_the_chat_around(tokenizer):

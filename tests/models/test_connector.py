@@ -53,6 +53,15 @@ def test_queries_read_the_chat_and_earlier_queries_only(mllm, connector, inputs)
     assert not torch.allclose(changed[:, length:], plain[:, length:], atol=1e-4)
 
 
+def test_rows_that_are_asked_for_are_those_of_all_rows(connector):
+    rows, markers = torch.randn(2, 9, connector.config.hidden_size), torch.tensor([[0, 3]])
+    asked = torch.tensor([[5, 7, 8], [1, 7, 8]])
+    every, near = connector(rows, markers)
+    some, near_too = connector(rows, markers, asked)
+    torch.testing.assert_close(some, every[torch.arange(2)[:, None], asked])
+    assert torch.equal(near, near_too)
+
+
 def test_the_language_model_is_whole_again_afterwards(mllm, connector, inputs):
     before = list(mllm.state_dict())
     features(mllm, inputs, connector.metaquery)

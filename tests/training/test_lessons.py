@@ -23,6 +23,7 @@ from loomvideo.training.mllm import (
     PLANNED,
     READ,
     READING_WEIGHT,
+    SHOWN,
     TOLD,
     Lessons,
     Pupil,
@@ -108,6 +109,16 @@ def test_a_plan_is_read_as_a_denoiser_is_told_it(task, frames, kind):
     assert f"Generate {'an' if kind == 'image' else 'a'} {kind}: {plan_of(drawn)}<|im_end|>" in request.text
     assert (answer, request.visuals) == ("", ())
     assert drawn.prompt not in request.text
+
+
+@pytest.mark.parametrize(("task", "frames"), [("edit_image", 1), ("edit_video", 17), ("mi2v", 1)])
+def test_a_plan_is_read_behind_what_is_seen_too(task, frames):
+    """As VINO's denoiser is told it: its markers are tokens of the same chat."""
+    (drawn,) = draw(task, frames)
+    request, answer = asked(drawn, SHOWN)
+    assert request.text.endswith(f"<|vision_end|>{plan_of(drawn)}<|im_end|>\n<|im_start|>assistant\n")
+    assert len(request.visuals) == len(drawn.reference_scenes) + (drawn.source_scene is not None)
+    assert answer == ""
 
 
 def test_of_references_nothing_is_said_to_be_seen(lessons):

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import nn
 
 from loomvideo.data.buckets import num_tokens
+from loomvideo.data.world.plans import END, plan_of
 from loomvideo.data.world.tasks import sample
 from loomvideo.models.chat import tokenise
 from loomvideo.models.connector import QueryConnector
@@ -41,7 +42,8 @@ SIDE = 64
 def recipe():
     torch.manual_seed(0)
     tokenizer = build_tokenizer(texts=50)
-    return VinoRecipe(Readers(build_vae().eval(), build_mllm(tokenizer).eval(), tokenizer, plans=True))
+    readers = Readers(build_vae().eval(), build_mllm(tokenizer).eval(), tokenizer, plans=True, item_end=END)
+    return VinoRecipe(readers)
 
 
 def make_model(head_dim=16, axes=(4, 6, 6)):
@@ -106,6 +108,20 @@ def guided_group(recipe, **others):
 
 
 # --- what is prepared
+
+
+@pytest.mark.parametrize(("task", "num_frames"), [("t2i", 1), ("guided_edit", 1), ("edit_video", 5)])
+def test_of_a_plan_the_denoiser_reads_the_ends_of_items_and_the_queries(recipe, model, task, num_frames):
+    drawn = drawn_samples(task, num_frames=num_frames)
+    items = prepared_samples(recipe, task, num_frames=num_frames)
+    for one, item in zip(drawn, items, strict=False):
+        tokens = recipe.readers.tokenizer.convert_ids_to_tokens(item["full"]["ids"][item["full"]["text_rows"].long()])
+        assert tokens == [END] * plan_of(one).count(END)
+        assert not len(item["silent"]["text_rows"])
+    read = []
+    model.connector.connector.register_forward_hook(lambda module, inputs, output: read.append(inputs[0].shape[1]))
+    predict_velocity(model, recipe.readers.mllm, group_of(recipe, items[:2], "full"))
+    assert read == [max(plan_of(one).count(END) for one in drawn) + len(model.connector.metaquery)]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ OWN_FIELDS = (
     "prediction",
     "copies_source",
     "absolute_places",
+    "palette_size",
 )
 
 

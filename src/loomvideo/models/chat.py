@@ -47,15 +47,23 @@ def chat(parts: Sequence[Visual | str]) -> Chat:
 def read_tokens(tokenizer: PreTrainedTokenizerBase, ids: Tensor, item_end: str | None) -> Tensor:
     """Positions (n,) of a chat's tokens, ids (m,), that a denoiser reads: all of them.
 
-    With ``item_end``, of a plan the tokens that end its items, where a causal language model has read all of an item; where
-    there is no plan, the words of the turn.
+    With ``item_end``, of a plan the tokens that end its items; where there is no plan, the words of the turn.
     """
     if item_end is None:
         return torch.arange(len(ids), device=ids.device)
+    ends = plan_ends(tokenizer, ids, item_end)
+    return ends if len(ends) else _words(tokenizer, ids)
+
+
+def plan_ends(tokenizer: PreTrainedTokenizerBase, ids: Tensor, item_end: str) -> Tensor:
+    """Positions (n,) in a chat's ids (m,) of the tokens that end a plan's items, where a causal language model has read all of one."""
+    words = _words(tokenizer, ids)
+    return words[ids[words] == tokenizer.convert_tokens_to_ids(item_end)]
+
+
+def _words(tokenizer: PreTrainedTokenizerBase, ids: Tensor) -> Tensor:
     head, tail = (len(tokenizer(part, add_special_tokens=False)["input_ids"]) for part in TURN.split("{}"))
-    words = torch.arange(head, len(ids) - tail, device=ids.device)
-    ends = words[ids[words] == tokenizer.convert_tokens_to_ids(item_end)]
-    return ends if len(ends) else words
+    return torch.arange(head, len(ids) - tail, device=ids.device)
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, chats: Sequence[Chat]) -> ChatInputs:

@@ -35,17 +35,19 @@ class QueryConnector(ModelMixin, ConfigMixin):
         self.connector = Connector(hidden_size, z_dim)
         self.connector_vae_branch = Connector(hidden_size, hy_dim)
 
-    def forward(self, features: Tensor, marker_rows: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, marker_rows: Tensor, text_rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Text tokens and boundary markers of what the language model says.
 
         Args:
             features: (b, m, dm), as models.qwen.query_features gives them.
             marker_rows: (references, 2), or (b, references, 2), as conditioning.markers.boundary_rows gives them.
+            text_rows: (b, r), the features that become text tokens; None, as published, for all of them.
 
         Returns:
-            The denoiser's text tokens (b, m, z_dim), of chat and queries alike, and markers (b, references, 2, hy_dim).
+            The denoiser's text tokens (b, m or r, z_dim), of chat and queries alike, and markers (b, references, 2, hy_dim).
         """
         features = features.to(self.metaquery.dtype)
         rows = marker_rows.expand(len(features), *marker_rows.shape[-2:])
         samples = torch.arange(len(features), device=features.device)[:, None, None]
-        return self.connector(features), self.connector_vae_branch(features[samples, rows])
+        text = features if text_rows is None else features[samples[:, 0], text_rows]
+        return self.connector(text), self.connector_vae_branch(features[samples, rows])

@@ -4,6 +4,7 @@ b batch   n target tokens   r reference tokens, markers included   v = r + n vis
 c latent channels   d width   z width of the text tokens   h heads   k head width   (f, y, x) latent grid
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from loomvideo.conditioning.markers import bounded_positions, bounded_tokens
 from loomvideo.models.attention import AttentionFunction, attention
 from loomvideo.models.places import PlaceEmbedding
-from loomvideo.models.prediction import Copied, CopyGate, check_prediction, copied_from, velocity_of
+from loomvideo.models.prediction import Copied, CopyGate, Palette, check_prediction, copied_from, velocity_of
 from loomvideo.models.wan import Sizes, gated_residual, modulated_norm, patchify, rotate, unpatchify
 
 FREQ_DIM = 256  # of the sinusoids of time and guidance
@@ -269,7 +270,7 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """The VINO denoiser with the parameter names and configuration fields of diffusers' HunyuanVideo (fact sheet 1, 2).
 
     `prepare` computes what no step changes, `forward` one velocity; training and inference call these two. Fields of
-    its own are `prediction`, `copies_source` and `absolute_places`, as LoomVideo's denoiser has them.
+    its own are `prediction`, `copies_source`, `absolute_places` and `palette_size`, as LoomVideo's denoiser has them.
     """
 
     _supports_gradient_checkpointing = True
@@ -307,6 +308,7 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         prediction: str = "velocity",
         copies_source: bool = False,
         absolute_places: bool = False,
+        palette_size: int = 0,
     ) -> None:
         super().__init__()
         _check_fields(qk_norm, guidance_embeds, image_condition_type, num_refiner_layers)
@@ -328,6 +330,7 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.norm_out = Modulation(dim, 2)
         numbers = out_channels * patch_size_t * patch_size**2
         self.proj_out = nn.Linear(dim, numbers)
+        self.palette = Palette(dim, numbers, palette_size) if palette_size else None
         self.copy_gate = CopyGate(dim, numbers) if copies_source else None
         self.gradient_checkpointing = False
         self.reset_parameters()
@@ -409,6 +412,10 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         x = modulated_norm(x[:, num_visual - num_target : num_visual], shift, scale, EPS)
         arrange = partial(self._latents, latent_shape=latents.shape)
         said = arrange(self.proj_out(x))
+        if self.palette is not None:
+            said = said + unpatchify(
+                self.palette(x, math.prod(self.patch_size)), self._grid(latents.shape[-3:]), self.patch_size
+            )
         if self.copy_gate is not None and conditions.copied is not None:
             said = self.copy_gate(x, said, conditions.copied, arrange)
         return velocity_of(said, self.config["prediction"], latents, timestep)

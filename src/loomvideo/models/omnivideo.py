@@ -35,7 +35,7 @@ class OmniVideoTransformer3DModel(WanTransformer):
 
     `prepare` computes what no step changes, `forward` one velocity; training and inference call these two. The fields
     are those of diffusers' Wan configuration and `max_context_len`, the number of rows to which every context is padded:
-    padding is attended to, so that number belongs to the weights; `prediction`, `copies_source` and `absolute_places` are
+    padding is attended to, so that number belongs to the weights; `prediction`, `copies_source`, `absolute_places` and `palette_size` are
     LoomVideo's. The second release's experts are of this class, too.
     """
 
@@ -62,6 +62,7 @@ class OmniVideoTransformer3DModel(WanTransformer):
         prediction: str = "velocity",
         copies_source: bool = False,
         absolute_places: bool = False,
+        palette_size: int = 0,
     ) -> None:
         super().__init__()
         self.reset_parameters()

@@ -18,6 +18,29 @@ LEAST_TIME = 0.05  # smaller ones would blow errors of the clean latents up
 Copied = tuple[Tensor, Tensor]  # a source (b, c, f, y, x), and 1 or 0 (b, 1, 1, 1, 1) where there is one or none
 
 
+class Palette(nn.Module):
+    """What is flat: a few colours a token, and masks that say which of them stands where.
+
+    A perceptron that says an object's pixels multiplies its shape by its colour for every pixel by itself, and has to learn it
+    of every pair; here the head multiplies. Slots are decoded so in Locatello et al., "Object-Centric Learning with Slot
+    Attention", 2020. For latents whose channels are pixels, colour first (training.vae).
+    """
+
+    CHANNELS = 3  # of a colour
+
+    def __init__(self, dim: int, numbers: int, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.colours = nn.Linear(dim, size * self.CHANNELS)
+        self.masks = nn.Linear(dim, size * numbers // self.CHANNELS)
+
+    def forward(self, tokens: Tensor, patch: int) -> Tensor:
+        """Tokens (b, n, d) of ``patch`` latents each -> numbers (b, n, patch and channel), float32, channel last."""
+        colours = self.colours(tokens).float().unflatten(-1, (self.size, self.CHANNELS))
+        masks = self.masks(tokens).float().unflatten(-1, (self.size, patch, -1)).softmax(dim=2)
+        return torch.einsum("bnkps,bnkc->bnpcs", masks, colours).flatten(2)
+
+
 class CopyGate(nn.Module):
     """How far a predicted number is the source's own (a mixture as in See, Liu and Manning, "Get To The Point", 2017).
 

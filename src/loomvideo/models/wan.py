@@ -25,7 +25,7 @@ from loomvideo.conditioning.references import modulate_segments, reference_time
 from loomvideo.conditioning.source import add_source
 from loomvideo.models.attention import AttentionFunction, attention
 from loomvideo.models.places import PlaceEmbedding
-from loomvideo.models.prediction import Copied, CopyGate, check_prediction, copied_from, velocity_of
+from loomvideo.models.prediction import Copied, CopyGate, Palette, check_prediction, copied_from, velocity_of
 
 ROPE_THETA = 10_000.0
 Sizes = tuple[int, int, int]  # along time, rows and columns
@@ -241,6 +241,7 @@ class WanTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         )
         numbers = config["out_channels"] * math.prod(self.patch_size)
         self.proj_out = nn.Linear(dim, numbers)
+        self.palette = Palette(dim, numbers, config["palette_size"]) if config["palette_size"] else None
         self.copy_gate = CopyGate(dim, numbers) if config["copies_source"] else None
         self.gradient_checkpointing = False
 
@@ -272,7 +273,10 @@ class WanTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         shift, scale = (self.scale_shift_table.float() + embedding).chunk(2, dim=1)
         x = modulated_norm(x, shift, scale, self.config["eps"])
         arrange = partial(unpatchify, grid=grid, patch_size=self.patch_size)
-        said = arrange(self.proj_out(x))
+        said = self.proj_out(x)
+        if self.palette is not None:
+            said = said + self.palette(x, math.prod(self.patch_size))
+        said = arrange(said)
         return said if self.copy_gate is None or copied is None else self.copy_gate(x, said, copied, arrange)
 
     def grid(self, latent_shape: Sequence[int]) -> Sizes:
@@ -295,7 +299,8 @@ class LoomVideoTransformer3DModel(WanTransformer):
     `use_source_embedding`, off in the published first training stage; `rounded_rotary_tables`, on for weights that were
     trained with bfloat16 tables (fact sheet 4.10); `prediction`, "velocity" as published or "clean", and `copies_source`,
     whether its head may copy the source's numbers (models.prediction); `absolute_places`, off in the published ones,
-    whether tokens know where in the clip they lie (models.places).
+    whether tokens know where in the clip they lie (models.places); `palette_size`, how many flat colours a token may have,
+    0 as published (models.prediction).
     """
 
     @register_to_config
@@ -323,6 +328,7 @@ class LoomVideoTransformer3DModel(WanTransformer):
         prediction: str = "velocity",
         copies_source: bool = False,
         absolute_places: bool = False,
+        palette_size: int = 0,
     ) -> None:
         super().__init__()
         dim = num_attention_heads * attention_head_dim

@@ -12,13 +12,15 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, ModelMixin, SchedulerMixin
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, UMT5EncoderModel
 
 from loomvideo.conditioning.context import LAYOUTS, ContextLayout, Truncation, assemble
-from loomvideo.models.chat import Chat
+from loomvideo.models.chat import Chat, chat, plan_ends, tokenise
 from loomvideo.models.context_rows import FixedRows, QueryTransformer, SourceTokenizer, StateProjection
+from loomvideo.models.offload import fetch
 from loomvideo.models.omnivideo import OmniVideoTransformer3DModel
 from loomvideo.models.omnivideo_chat import (
     caption_chat,
@@ -27,7 +29,7 @@ from loomvideo.models.omnivideo_chat import (
     feature_chat,
     generation_chat,
 )
-from loomvideo.models.qwen import Visual
+from loomvideo.models.qwen import Visual, layer_features
 from loomvideo.models.reader import Decoding, marker
 from loomvideo.models.umt5 import encode_texts
 from loomvideo.sampling.experts import Experts
@@ -165,6 +167,7 @@ class OmniVideoPipeline(VideoPipeline):
     - `order`: of the context's parts, as the code was "released" or as in the "paper";
     - `truncation`: of a context with too many rows, its "source" rows first or, as "released", whatever stands last;
     - `guidance`: "standard", or "released", whose scale 5 is the standard 6;
+    - `item_end`, not published, of models that plan: what ends the items of a plan, whose states are then the prompt's rows;
     - `use_visual_as_input`: whether a source is added to the noisy latents, too, which tells its rows' places;
     - `boundary_ratio`: the part of the noise levels, from the highest, from which the first expert serves.
     """
@@ -202,6 +205,7 @@ class OmniVideoPipeline(VideoPipeline):
         guidance: str = "standard",
         boundary_ratio: float = 0.875,
         use_visual_as_input: bool = False,
+        item_end: str | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -224,7 +228,7 @@ class OmniVideoPipeline(VideoPipeline):
         choices = {"order": order, "truncation": truncation, "guidance": guidance, "boundary_ratio": boundary_ratio}
         choices |= {"use_visual_as_input": use_visual_as_input}
         check_choices(choices)
-        self._configure(limits, frame_rule, pixel_budgets, thinking, **choices)
+        self._configure(limits, frame_rule, pixel_budgets, thinking, item_end=item_end, **choices)
         if transformer is not None:  # the language model alone answers questions
             check_parts(self.components)
 
@@ -318,10 +322,21 @@ class OmniVideoPipeline(VideoPipeline):
         return stored.to(self._execution_device)
 
     def encode_text(self, text: str) -> Tensor:
-        """The rows (m, dt) of a text: the text encoder's, or the language model's token embeddings."""
-        if self.text_encoder is None:
-            return self.reader.embeddings(text).to(self._execution_device)
-        return encode_texts(self.text_encoder, self.text_tokenizer, [text])[0].to(self._execution_device)
+        """The rows (m, dt) of a text: the text encoder's, of a plan its items' states, or the language model's token embeddings."""
+        if self.text_encoder is not None:
+            return encode_texts(self.text_encoder, self.text_tokenizer, [text])[0].to(self._execution_device)
+        items = None if self.config["item_end"] is None else self.item_rows(text, self.config["item_end"])
+        return self.reader.embeddings(text).to(self._execution_device) if items is None else items
+
+    def item_rows(self, plan: str, item_end: str) -> Tensor | None:
+        """The last layer's states (items, dm) at the ends of a plan's items, their mean square one; None without a plan."""
+        fetch(self.mllm)
+        inputs = tokenise(self.tokenizer, [chat([plan])]).to(self._execution_device)
+        ends = plan_ends(self.tokenizer, inputs.input_ids[0], item_end)
+        if not len(ends):
+            return None
+        states = layer_features(self.mllm, inputs)[-1][0, ends]
+        return F.rms_norm(states, states.shape[-1:])
 
     def say(self, chat: Chat) -> str:
         """The language model's likeliest answer."""

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loomvideo.conditioning.markers import boundary_rows
 from loomvideo.models import vino_chat
-from loomvideo.models.chat import Chat, tokenise
+from loomvideo.models.chat import Chat, plan_ends, tokenise
 from loomvideo.models.connector import QueryConnector
 from loomvideo.models.hunyuan import VinoTransformer3DModel
 from loomvideo.models.offload import fetch
@@ -62,7 +62,8 @@ class VinoPipeline(VideoPipeline):
     Besides what every system's `model_index.json` holds, this one's says `shift_image` and `shift_video`, the shifts of
     the schedule for one frame and for several; `first_budgets`, the pixels ({"image": ..., "video": ...}, each the
     fields of models.qwen.PixelBudget) to which every visual is resized before the language model's own resizing, None
-    where there is one resizing; and `generate_system` and `caption_system`, what the system turn says where something is
+    where there is one resizing; `item_end`, not published, of models that plan: what ends the items of a plan, of whose
+    chat the denoiser reads these tokens alone, beside the queries; and `generate_system` and `caption_system`, what the system turn says where something is
     made and in think mode, None for no such turn.
     """
 
@@ -86,6 +87,7 @@ class VinoPipeline(VideoPipeline):
         generate_system: str | None = vino_chat.GENERATE,
         caption_system: str | None = None,
         thinking: str = THINKING,
+        item_end: str | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -101,6 +103,7 @@ class VinoPipeline(VideoPipeline):
             first_budgets=first_budgets,
             generate_system=generate_system,
             caption_system=caption_system,
+            item_end=item_end,
         )
         self.first_budgets = (
             None if first_budgets is None else {kind: PixelBudget(**first_budgets[kind]) for kind in first_budgets}
@@ -139,7 +142,8 @@ class VinoPipeline(VideoPipeline):
         """The denoiser's text tokens and markers of a chat."""
         for model in (self.mllm, self.connector):
             fetch(model)
-        return read(self.mllm, self.tokenizer, self.connector, chat, self._execution_device)
+        item_end = self.config["item_end"]
+        return read(self.mllm, self.tokenizer, self.connector, chat, self._execution_device, item_end=item_end)
 
     def thinking_chat(self, plan: Plan) -> Chat:
         """The request as the language model is asked to answer it in think mode (fact sheet 6.6)."""
@@ -229,6 +233,8 @@ def read(
     connector: QueryConnector,
     chat: Chat,
     device: torch.device | None = None,
+    *,
+    item_end: str | None = None,
 ) -> Reading:
     """The denoiser's text tokens and markers of a chat. `device` is where the model runs, if not where it lies."""
     inputs = tokenise(tokenizer, [chat]).to(device or mllm.device)
@@ -238,7 +244,12 @@ def read(
         start_id=mllm.config.vision_start_token_id,
         end_id=mllm.config.vision_end_token_id,
     )
-    return Reading(*connector(query_features(mllm, inputs, connector.metaquery), rows))
+    features, text_rows = query_features(mllm, inputs, connector.metaquery), None
+    if item_end is not None:
+        ends = plan_ends(tokenizer, inputs.input_ids[0], item_end)
+        queries = torch.arange(inputs.input_ids.shape[1], features.shape[1], device=ends.device)
+        text_rows = torch.cat([ends, queries])[None]
+    return Reading(*connector(features, rows, text_rows))
 
 
 def denoisers(

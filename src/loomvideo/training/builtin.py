@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneratio
 from loomvideo.data.world.plans import END
 from loomvideo.training.denoiser import train_denoiser
 from loomvideo.training.features import fill
-from loomvideo.training.loomvideo import LoomVideoRecipe
+from loomvideo.training.loomvideo import NUM_BLOCKS, LoomVideoRecipe
 from loomvideo.training.mllm import float8_matrices, train_mllm
 from loomvideo.training.omnivideo import OmniVideoRecipe
 from loomvideo.training.recipe import Readers
@@ -102,6 +102,7 @@ def _load_readers(folder: Path) -> Readers:
         tokenizer=PreTrainedTokenizerFast.from_pretrained(folder / "mllm" / "tokenizer"),
         plans=True,
         item_end=END,
+        num_blocks=NUM_BLOCKS,
     )
 
 

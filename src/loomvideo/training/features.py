@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
@@ -20,12 +21,14 @@ from loomvideo.data.world.phrases import Writer
 from loomvideo.data.world.scene import Scene
 from loomvideo.data.world.words import caption
 from loomvideo.models import vae as pixels
+from loomvideo.training.mllm import fact_directions
 from loomvideo.training.recipe import Prepared, Readers, Recipe
 from loomvideo.training.run import fast_arithmetic
 
 BATCH = 16
 PLACE = re.compile(r" \d\d\b")
 PLACE_ERROR = 4.0  # standard deviation, in hundredths of the frame
+STATE_ERROR = 0.15  # standard deviation, of states whose mean square is one
 
 
 @torch.no_grad()
@@ -77,7 +80,22 @@ def misread(plan: str, rng: np.random.Generator) -> str:
 
 def told_of(scene: Scene, writer: Writer, readers: Readers, *, still: bool) -> str:
     """The same of a scene by itself, which a caption describes."""
-    return plans.whole(scene, still=still) if readers.plans else caption(writer, scene, still=still).text
+    if readers.plans:
+        return plans.plan_of(plans.asked_alone(scene, still=still))
+    return caption(writer, scene, still=still).text
+
+
+def stated(drawn: tasks.Sample, dim: int) -> Tensor:
+    """The states (items, dm) at the ends of a plan's items as the language model is taught to have them, about as far off as
+    it is left with: so a denoiser can learn to read before that is over, and no word is read twice.
+
+    Of edits the places are as far off as in `misread`.
+    """
+    rng = np.random.default_rng([drawn.seed, 1])
+    error = PLACE_ERROR / 100 if drawn.source_scene is not None else 0.0
+    codes = torch.from_numpy(plans.codes_of(drawn, lambda: error * rng.standard_normal()))
+    states = F.rms_norm(codes @ fact_directions(dim).T, (dim,))
+    return states + STATE_ERROR * torch.from_numpy(rng.standard_normal(states.shape)).float()
 
 
 def shown_scenes(drawn: Sequence[Sample], latents: Sequence[dict[str, Tensor]]) -> list[tuple[Scene, Tensor]]:

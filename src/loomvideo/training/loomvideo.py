@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from loomvideo.conditioning.deepstack import layers_for_blocks
 from loomvideo.data.samples import AS_WRITTEN, DataError, Sample
 from loomvideo.data.world.phrases import Writer
-from loomvideo.data.world.plans import END
+from loomvideo.data.world.plans import asked_alone
+from loomvideo.data.world.tasks import Sample as WorldSample
 from loomvideo.models.chat import Chat, full_chat, read_tokens, tokenise, unconditional_chat, visual_chat
 from loomvideo.models.qwen import layer_features
 from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.systems.loomvideo import PREFIXES, LoomVideoPipeline
 from loomvideo.systems.request import ModelLimits
 from loomvideo.training import objective
-from loomvideo.training.features import encode, encode_each, shown_scenes, told, told_of
+from loomvideo.training.features import encode, encode_each, shown_scenes, stated, told, told_of
 from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, PLANNING, TASKS, VIDEO_BUDGET, visuals_of
 from loomvideo.training.objective import Group
 from loomvideo.training.recipe import (
@@ -38,6 +39,8 @@ from loomvideo.training.recipe import (
 )
 
 FLOW_SHIFT = 3.0
+NUM_BLOCKS = 3  # a plan leaves little to be thought about: twice as many steps of three are worth more than six blocks
+PALETTE_SIZE = 6  # objects, their patterns' colours, and a ground's two
 TOKENS_A_BATCH = {"cpu": 1024, "cuda": 12_288}  # 64 pictures or 4 clips of 128 x 128 x 17
 LIMITS = {**WORLD_LIMITS}
 # A clip costs twenty times what a picture costs, and an edit's source and target serve as samples of text-to-video, too.
@@ -69,17 +72,18 @@ MIXTURE: Mixture = (
     ("guided_edit", _CLIP, 0.03),
     ("mi2v", _CLIP, 0.045),
 )
-# A clip is as much of a batch as seventeen pictures are, and pictures teach the same looks.
+# Pictures from words first: they teach what a plan says, sixteen tokens at a time; all that is drawn elsewhere is drawn so.
 STAGES = (
+    Stage(until=0.08, shares={"words picture": 1.0}),
     Stage(
-        until=0.3,
+        until=0.6,
         shares={
             "words picture": 0.36,
             "edit picture": 0.22,
-            "style picture": 0.06,
-            "references picture": 0.06,
-            "words clip": 0.15,
-            "edit clip": 0.08,
+            "style picture": 0.05,
+            "references picture": 0.05,
+            "words clip": 0.16,
+            "edit clip": 0.09,
             "style clip": 0.03,
             "references clip": 0.04,
         },
@@ -87,14 +91,14 @@ STAGES = (
     Stage(
         until=1.0,
         shares={
-            "words picture": 0.18,
-            "edit picture": 0.19,
-            "style picture": 0.04,
-            "references picture": 0.07,
-            "words clip": 0.22,
-            "edit clip": 0.16,
-            "style clip": 0.05,
-            "references clip": 0.09,
+            "words picture": 0.24,
+            "edit picture": 0.22,
+            "style picture": 0.05,
+            "references picture": 0.06,
+            "words clip": 0.20,
+            "edit clip": 0.13,
+            "style clip": 0.04,
+            "references clip": 0.06,
         },
     ),
 )
@@ -106,7 +110,7 @@ class LoomVideoRecipe:
 
     mixture = MIXTURE
     tokens_a_batch = TOKENS_A_BATCH
-    rules = BatchRules(all_dropout_rate=0.05, text_dropout_rate=0.05)
+    rules = BatchRules(all_dropout_rate=0.02, text_dropout_rate=0.02)
     last_timestep = 1000.0
     features_only = True  # a prepared sample holds all that the language model says of it
     shared = ("vae", "mllm", "scheduler")
@@ -172,7 +176,7 @@ class LoomVideoRecipe:
             ),
             limits=LIMITS,
             thinking=PLANNING,
-            item_end=END,
+            item_end=self.readers.item_end,
             frame_rule=vars(FRAME_RULE),
             pixel_budgets={"image": vars(IMAGE_BUDGET), "video": vars(VIDEO_BUDGET)},
         )
@@ -188,20 +192,25 @@ def build_denoiser() -> LoomVideoTransformer3DModel:
     """The built-in size, new."""
     model = LoomVideoTransformer3DModel(
         patch_size=(1, 2, 2),
-        num_attention_heads=7,
+        num_attention_heads=8,
         attention_head_dim=32,
         in_channels=48,
         out_channels=48,
         text_dim=8,  # of the published, unused text embedder
         freq_dim=256,
-        ffn_dim=672,
-        num_layers=6,
+        ffn_dim=768,
+        num_layers=NUM_BLOCKS,
         mllm_dim=192,
         prediction="clean",
         copies_source=True,
         absolute_places=True,
+        palette_size=PALETTE_SIZE,
     )
-    # projector and source start at zero to leave a trained denoiser undisturbed; there is none here
+    # Projector and source start at zero to leave a trained denoiser undisturbed; there is none here. Places start louder than
+    # noise, which says nothing of where things are.
+    nn.init.normal_(model.get_parameter("place_embedding.weight"), std=0.2)
+    with torch.no_grad():
+        model.get_parameter("patch_embedding.weight").mul_(0.15)
     for layer in ("mllm_embedder.linear_2", "source_patch_embedding"):
         nn.init.xavier_uniform_(model.get_parameter(f"{layer}.weight").flatten(1))
     return model
@@ -240,9 +249,12 @@ def prepare(drawn: Sequence[Sample], readers: Readers) -> list[Prepared]:
     visuals = [visuals_of(one, readers.sight) if readers.item_end is None else [] for one in drawn]
     moving = drawn[0].num_frames > 1
     prefix = prefix_of(drawn[0].task, moving=moving)
-    full = _layers(
-        readers, [full_chat(seen, prefix + told(one, readers)) for seen, one in zip(visuals, drawn, strict=True)]
-    )
+    if states := _stated(drawn, readers):
+        full = states
+    else:
+        full = _layers(
+            readers, [full_chat(seen, prefix + told(one, readers)) for seen, one in zip(visuals, drawn, strict=True)]
+        )
     visual = _layers(readers, [visual_chat(seen) for seen in visuals]) if visuals[0] else None
     targets = encode(vae, [clip for one in drawn if (clip := one.target_frames()) is not None])
     clips = [clip for one in drawn if (clip := one.source_frames()) is not None]
@@ -270,13 +282,27 @@ def described(
     shown = shown_scenes(drawn, prepared)
     if not shown:
         return []
-    prefix = PREFIXES[TASKS[task]][not still]
-    chats = [full_chat([], prefix + told_of(scene, writer, readers, still=still)) for scene, _ in shown]
-    layers = _layers(readers, chats)
+    alone = [asked_alone(scene, still=still, seed=int(rng.integers(2**31))) for scene, _ in shown]
+    layers = _stated(alone, readers)
+    if not layers:
+        prefix = PREFIXES[TASKS[task]][not still]
+        layers = _layers(
+            readers, [full_chat([], prefix + told_of(scene, writer, readers, still=still)) for scene, _ in shown]
+        )
     return [
         {"task": task, "target": target, "full": full, "references": []}
         for (_, target), full in zip(shown, layers, strict=True)
     ]
+
+
+def _stated(drawn: Sequence[Sample], readers: Readers) -> list[Tensor]:
+    """The layers (blocks, items, dm) of samples whose plans' facts the language model is taught to state; of others none."""
+    planned = [one for one in drawn if isinstance(one, WorldSample) and one.answer is None]
+    if not (readers.plans and readers.item_end is not None and len(planned) == len(drawn)):
+        return []
+    text = readers.mllm.config.get_text_config()
+    blocks = readers.num_blocks or text.num_hidden_layers
+    return [stated(one, text.hidden_size).half().expand(blocks, -1, -1).clone() for one in planned]
 
 
 def _layers(readers: Readers, chats: Sequence[Chat]) -> list[Tensor]:

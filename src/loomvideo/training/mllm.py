@@ -227,8 +227,15 @@ def visuals_of(drawn: samples.Sample, sight: Sight = BUILTIN_SIGHT) -> list[Visu
 
 
 def fact_directions(dim: int) -> Tensor:
-    """Directions (dim, CODE_SIZE) in which the states at an item's end say its facts, at right angles to each other."""
-    return torch.linalg.qr(torch.randn(dim, plans.CODE_SIZE, generator=torch.Generator().manual_seed(3)))[0]
+    """Directions (dim, CODE_SIZE) in which the states at an item's end say its facts, at right angles to each other.
+
+    Those of the finer waves are drawn by themselves: the others' are what they would be without them.
+    """
+    sizes = (plans.FIRST_FINE, plans.CODE_SIZE - plans.FIRST_FINE)
+    drawn = [
+        torch.randn(dim, size, generator=torch.Generator().manual_seed(3 + part)) for part, size in enumerate(sizes)
+    ]
+    return torch.linalg.qr(torch.cat(drawn, dim=1))[0]
 
 
 @dataclass(frozen=True)
@@ -328,7 +335,12 @@ class Pupil(nn.Module):
 
 # (task, samples a batch, frames, share, what is answered): text alone is soon learnt, clips are dear. Every word that requests are
 # made of has to be in some lesson: of those that are in none, no plan can tell.
-PLANNED, READ, TOLD = "its plan", "nothing: a plan is read", "in words"
+PLANNED, READ, SHOWN, TOLD = (
+    "its plan",
+    "nothing: a plan is read",
+    "nothing: behind what is seen a plan is read",
+    "in words",
+)
 MIXTURE = (
     ("rewrite", 48, 1, 0.03, PLANNED),
     ("rewrite", 48, 17, 0.06, PLANNED),
@@ -343,6 +355,11 @@ MIXTURE = (
     ("mi2v", 48, 1, 0.02, READ),
     ("mi2v", 48, 17, 0.03, READ),
     ("style_image", 48, 1, 0.02, READ),
+    ("edit_image", 24, 1, 0.03, SHOWN),
+    ("edit_video", 8, 17, 0.02, SHOWN),
+    ("guided_edit", 12, 1, 0.01, SHOWN),
+    ("mi2v", 12, 17, 0.01, SHOWN),
+    ("style_image", 16, 1, 0.01, SHOWN),
     ("edit_image", 32, 1, 0.20, PLANNED),
     ("edit_video", 12, 17, 0.14, PLANNED),
     ("style_image", 24, 1, 0.01, PLANNED),
@@ -423,6 +440,8 @@ def asked(drawn: Sample, answered: str) -> tuple[Chat, str]:
     """The chat of a sample in a lesson, and its answer."""
     if answered == READ:
         return chat([PREFIXES[TASKS[drawn.task]][drawn.num_frames > 1] + plans.plan_of(drawn)]), ""
+    if answered == SHOWN:
+        return chat([*visuals_of(drawn), plans.plan_of(drawn)]), ""
     if answered == TOLD:
         assert drawn.answer is not None
         return chat([*visuals_of(drawn), drawn.prompt]), drawn.answer

@@ -23,6 +23,7 @@ from loomvideo.systems.omnivideo import OmniVideoPipeline
 from loomvideo.systems.request import ModelLimits
 from loomvideo.training import omnivideo_objective, omnivideo_samples
 from loomvideo.training.context_objective import NUM_LEVELS
+from loomvideo.training.loomvideo import NUM_BLOCKS, PALETTE_SIZE
 from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, PLANNING, VIDEO_BUDGET
 from loomvideo.training.omnivideo_objective import ContextBatch, OmniVideoModel
 from loomvideo.training.recipe import (
@@ -85,7 +86,7 @@ class OmniVideoRecipe:
     """See training.recipe.Recipe; the language model's body is frozen, and its head, too, where it is the embedding."""
 
     tokens_a_batch = TOKENS_A_BATCH
-    rules = BatchRules(all_dropout_rate=0.0, text_dropout_rate=0.2)  # 10.4: the request, never the source
+    rules = BatchRules(all_dropout_rate=0.0, text_dropout_rate=0.05)  # 10.4: the request, never the source
     shared = ("vae", "mllm")
     last_timestep = float(NUM_LEVELS)
 
@@ -192,6 +193,7 @@ class OmniVideoRecipe:
             pixel_budgets={"image": vars(IMAGE_BUDGET), "video": vars(VIDEO_BUDGET)},
             thinking=PLANNING,
             use_visual_as_input=True,
+            item_end=self.readers.item_end,
         )
 
     def byte_matrices(self, pipeline: OmniVideoPipeline) -> list[nn.Parameter]:
@@ -226,24 +228,25 @@ def draw_as(transformer: OmniVideoTransformer3DModel, folder: Path) -> None:
 def build_model() -> OmniVideoModel:
     """The built-in size, new: the denoiser is as large as LoomVideo's, whose weights it can begin with.
 
-    A patch of the source is four of the target's tokens, as published; the noisy latents hold the source whole. The 192
-    rows of a context are room for a clip's source (68), its vision rows (32) and 92 tokens of a plan.
+    A patch of the source is four of the target's tokens, as published; the noisy latents hold the source whole. The 128
+    rows of a context are room for a clip's source (68), its vision rows (32) and 28 items of a plan.
     """
     width = 192  # of the language model, hence of rows without a text encoder, and of its tower
     transformer = OmniVideoTransformer3DModel(
         patch_size=(1, 2, 2),
-        num_attention_heads=7,
+        num_attention_heads=8,
         attention_head_dim=32,
         in_channels=48,
         out_channels=48,
         text_dim=width,
         freq_dim=256,
-        ffn_dim=672,
-        num_layers=6,
-        max_context_len=192,
+        ffn_dim=768,
+        num_layers=NUM_BLOCKS,
+        max_context_len=128,
         prediction="clean",
         copies_source=True,
         absolute_places=True,
+        palette_size=PALETTE_SIZE,
     )
     text = transformer.condition_embedder.text_embedder
     for linear in (text.linear_1, text.linear_2):  # published small, beside a denoiser that was trained before

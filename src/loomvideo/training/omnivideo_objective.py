@@ -63,7 +63,7 @@ class ContextBatch:
     noise: Tensor  # standard normal, of the same shape
     time: Tensor  # noise level (b,) in 0..1
     chats: ReadChats
-    texts: Sequence[Tensor]  # ids (n,) of every prompt
+    texts: Sequence[Tensor]  # ids (n,) of every prompt, or the states (items, dm) of its plan
     source_places: Tensor  # (k,) in the batch
     sources: Tensor | None = None  # (k, c, f, y, x), normalised
     pooled: Tensor | None = None  # (b, dm), the tower's tokens of every target, their mean
@@ -138,9 +138,9 @@ def vision_rows(model: OmniVideoModel, states: Tensor, batch: ContextBatch) -> T
 
 @torch.no_grad()
 def text_rows(mllm: PreTrainedModel, texts: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The rows (n, dt) of prompts without a text encoder: the language model's token embeddings."""
+    """The rows (n, dt) of prompts without a text encoder: the states of plans, else the language model's token embeddings."""
     embedding: Any = mllm.get_input_embeddings()
-    return embedding(torch.cat(list(texts))).split([len(text) for text in texts])
+    return tuple(text if text.is_floating_point() else embedding(text) for text in texts)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Omni-Video's prepared samples: the chat that the vision head reads, the prompt's own tokens, a source; and batches of them.
 
 A prepared sample has "target" latents, its chat's "ids" (m,) and "positions" (3, m) with what the vision tower makes of its
-visual in "seen" (1 + taps, s, dm), the prompt's tokens in "text" (n,), and of an edit the "edited" latents, which have the
+visual in "seen" (1 + taps, s, dm), the prompt's tokens (n,) or its plan's states (items, dm) in "text", and of an edit the "edited" latents, which have the
 target's shape. It stands under several kinds, one for each stage that learns from it; tensors are stored once.
 """
 
@@ -15,13 +15,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from loomvideo.data.samples import DataError, Sample
 from loomvideo.data.world.phrases import Writer
+from loomvideo.data.world.plans import asked_alone
 from loomvideo.data.world.tasks import Sample as WorldSample
 from loomvideo.models.chat import END_OF_TURN, Chat, chat, tokenise
 from loomvideo.models.omnivideo_chat import generation_chat
 from loomvideo.models.qwen import model_arguments, picture
 from loomvideo.models.reader import QwenReader, marker
 from loomvideo.training.context_objective import IGNORED, NUM_LEVELS, level_table, level_weights
-from loomvideo.training.features import encode, shown_scenes, told, told_of
+from loomvideo.training.features import encode, shown_scenes, stated, told, told_of
 from loomvideo.training.mllm import visuals_of
 from loomvideo.training.omnivideo_objective import ContextBatch, ReadChats
 from loomvideo.training.query_objective import look
@@ -58,7 +59,7 @@ def prepare(drawn: Sequence[Sample], readers: Readers, rng: np.random.Generator)
         still = target.shape[1] == 1
         said = told(one, readers)
         asked = request_chat(readers, said, shown, still=still)
-        item = make_item(readers, one.task, target, said, asked, [next(seen) for _ in shown])
+        item = make_item(readers, one.task, target, said, asked, [next(seen) for _ in shown]) | _states(readers, one)
         if source is not None:
             item["edited"] = source
         prepared.append(item)
@@ -87,6 +88,13 @@ def make_item(
     return item | ({"seen": torch.cat(list(seen), dim=1).half().cpu()} if seen else {})
 
 
+def _states(readers: Readers, drawn: Sample) -> Prepared:
+    """What stands for a prompt's tokens where the denoiser reads the states of its plan."""
+    if not (readers.plans and readers.item_end is not None and isinstance(drawn, WorldSample)):
+        return {}
+    return {"text": stated(drawn, readers.mllm.config.get_text_config().hidden_size).half()}
+
+
 def nothing_told(readers: Readers, *, still: bool) -> Prepared:
     """What stands for a dropped request, as sampling's unconditional branch has it: the negative prompt's chat and tokens."""
     said = readers.negative_prompt
@@ -112,7 +120,8 @@ def _described(
         still = shown.shape[1] == 1
         said = told_of(scene, writer, readers, still=still)
         asked = request_chat(readers, said, [], still=still)
-        items.append(make_item(readers, "t2i" if still else "t2v", shown, said, asked))
+        alone = asked_alone(scene, still=still, seed=int(rng.integers(2**31)))
+        items.append(make_item(readers, alone.task, shown, said, asked) | _states(readers, alone))
     return items
 
 
@@ -208,7 +217,7 @@ def make_batch(
         noise=torch.stack([draw.noise(device) for draw in draws]),
         time=sample_levels(rngs, even_share=rules.even_time_share).to(device),
         chats=_chats(read, readers, device),
-        texts=[item["text"].long().to(device) for item in read],
+        texts=[_text(item["text"]).to(device) for item in read],
         source_places=torch.tensor([place for place, _ in kept], dtype=torch.long, device=device),
         sources=torch.stack([source for _, source in kept]).to(device).float() if kept else None,
         pooled=torch.stack([item["pooled"] for item in items]).to(device).float() if aim == "align" else None,
@@ -235,6 +244,10 @@ def _chats(items: Sequence[Prepared], readers: Readers, device: torch.device) ->
         visual=torch.isin(ids, torch.tensor([config.image_token_id, config.video_token_id])).to(device),
         seen=torch.cat(seen, dim=1).to(device).float() if seen else None,
     )
+
+
+def _text(stored: Tensor) -> Tensor:
+    return stored.float() if stored.is_floating_point() else stored.long()
 
 
 def _padded(rows: Sequence[Tensor], value: int) -> Tensor:

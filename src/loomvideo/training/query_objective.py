@@ -43,6 +43,9 @@ class ChatBatch:
     seen: Tensor | None  # (1 + taps, b, s, dm): what `look` gives, of all visuals in order; None without visuals
     seen_rows: Tensor  # (s,) of the chat
     marker_rows: Tensor  # (references, 2), as conditioning.markers.boundary_rows gives them
+    text_rows: Tensor | None = (
+        None  # (b, r), the chat's tokens that the denoiser reads, padded with -1; None for all of them
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +112,18 @@ def predict_velocity(model: VinoModel, mllm: PreTrainedModel, group: QueryGroup)
     """The velocity (b, c, f, y, x) at each sample's time."""
     queries = model.connector.metaquery
     features = ask(mllm, group.chats, queries)
-    text, markers = model.connector(features, group.chats.marker_rows)
+    text_rows, read = None, group.chats.mask
+    if group.chats.text_rows is not None:
+        read = group.chats.text_rows >= 0
+        asked = torch.arange(group.chats.ids.shape[1], features.shape[1], device=read.device)
+        text_rows = torch.cat([group.chats.text_rows.clamp(min=0), asked.expand(len(read), -1)], dim=1)
+    text, markers = model.connector(features, group.chats.marker_rows, text_rows)
     conditions = model.transformer.prepare(
         text,
         latent_shape=group.latents.shape,
         references=group.references,
         markers=markers,
-        context_mask=F.pad(group.chats.mask, (0, len(queries)), value=1),
+        context_mask=F.pad(read, (0, len(queries)), value=1),
     )
     noisy = add_noise(group.latents, group.noise, group.time, min_noise=0)
     return model.transformer(noisy, TIMESTEPS * group.time, conditions)

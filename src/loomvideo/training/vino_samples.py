@@ -2,7 +2,7 @@
 
 A prepared sample has "target" and "references" latents, as all have, and its branches: "full", "silent", which is told the
 negative prompt, and, where there are pictures to lose, "reduced", which is not shown them either. A branch has its chat's
-"ids" (m,) and "positions" (3, m); of each reference its latents in "references", what the vision tower makes of it in
+"ids" (m,) and "positions" (3, m), and of models that plan the "text_rows" (r,) that are read of it; of each reference its latents in "references", what the vision tower makes of it in
 "seen" (1 + taps, s, dm), and its row in "marker_rows" (references, 2). Tensors that samples share are stored once.
 """
 
@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from loomvideo.conditioning.markers import boundary_rows
 from loomvideo.data.samples import Sample
 from loomvideo.data.world.phrases import Writer
-from loomvideo.models.chat import tokenise
+from loomvideo.models.chat import plan_ends, tokenise
 from loomvideo.models.hunyuan import edited
 from loomvideo.models.qwen import Visual, model_arguments
 from loomvideo.systems.request import Task
@@ -93,8 +93,11 @@ def _branch(readers: Readers, branch: GuidanceBranch, references: Sequence[Refer
         start_id=readers.mllm.config.vision_start_token_id,
         end_id=readers.mllm.config.vision_end_token_id,
     )
-    return {
-        "ids": inputs.input_ids[0].int(),
+    ids, read = inputs.input_ids[0], {}
+    if readers.item_end is not None:
+        read = {"text_rows": plan_ends(readers.tokenizer, ids, readers.item_end).short()}
+    return read | {
+        "ids": ids.int(),
         "positions": positions[:, 0].short(),
         "marker_rows": rows.short(),
         "seen": [seen for _, seen, _ in kept],
@@ -199,4 +202,12 @@ def _chats(branches: Sequence[Prepared], readers: Readers, device: torch.device)
         seen=torch.stack(seen, dim=1).to(device).float() if seen else None,
         seen_rows=torch.isin(branches[0]["ids"], placeholders).nonzero().flatten().to(device),
         marker_rows=branches[0]["marker_rows"].long().to(device),
+        text_rows=_text_rows(branches, device),
     )
+
+
+def _text_rows(branches: Sequence[Prepared], device: torch.device) -> Tensor | None:
+    if "text_rows" not in branches[0]:
+        return None
+    rows = [branch["text_rows"].long() for branch in branches]
+    return pad_sequence(rows, batch_first=True, padding_value=-1).to(device)

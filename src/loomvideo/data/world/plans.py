@@ -6,6 +6,7 @@ that plan a layout for a denoiser: Lian et al., "LLM-grounded Video Diffusion Mo
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -153,7 +154,7 @@ def _change(kind: str, new: Object, *, still: bool, picture: int | None) -> str:
 
 # --- what an item says, as numbers
 
-# Where each fact stands in a code: one of several names, or the five numbers of a coordinate.
+# Where each fact stands in a code: one of several names, or the numbers of a coordinate, five and behind all of them four.
 KINDS = (
     *("object", "ground", "camera", "first frame", "recolour", "pattern", "reshape", "replace", "bigger", "smaller"),
     *("move", "remove", "add", "style"),
@@ -181,9 +182,13 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 COORDINATES = ("x", "y", "far x", "far y")  # of an edit those of the object as it was
 WAVES = math.pi / 2 * np.array([1.0, 8.0])
 COORDINATE_SIZE = 1 + 2 * len(WAVES)
+# What a network sees of slow waves is a blot: edges are as sharp as the fastest wave is, of an eighth of the frame.
+FINE_WAVES = math.pi / 2 * np.array([16.0, 32.0])
+FINE_SIZE = 2 * len(FINE_WAVES)
 OFFSETS = dict(zip(CHOICES, np.cumsum([0, *map(len, CHOICES.values())]).tolist(), strict=False))
 FIRST_COORDINATE = sum(map(len, CHOICES.values()))
-CODE_SIZE = FIRST_COORDINATE + len(COORDINATES) * COORDINATE_SIZE
+FIRST_FINE = FIRST_COORDINATE + len(COORDINATES) * COORDINATE_SIZE
+CODE_SIZE = FIRST_FINE + len(COORDINATES) * FINE_SIZE
 LOUD = 2.0  # grounds and cameras have few facts, which are to be as loud as an object's many
 
 Facts = dict[str, Any]
@@ -267,27 +272,28 @@ def _ground_facts(background: Background) -> Facts:
     return facts | {name: value for name, value in said.items() if value is not None}
 
 
-def codes_of(sample: Sample) -> np.ndarray:
-    """The facts of a plan's items as numbers, float32 (items, CODE_SIZE)."""
-    return np.stack([_code(facts) for facts in item_facts(sample)]).astype(np.float32)
+def codes_of(sample: Sample, astray: Callable[[], float] = lambda: 0.0) -> np.ndarray:
+    """The facts of a plan's items as numbers, float32 (items, CODE_SIZE); ``astray`` says how far off each coordinate is."""
+    return np.stack([_code(facts, astray) for facts in item_facts(sample)]).astype(np.float32)
 
 
-def _code(facts: Facts) -> np.ndarray:
+def _code(facts: Facts, astray: Callable[[], float]) -> np.ndarray:
     code = np.zeros(CODE_SIZE)
     loudness = 1.0 if "x" in facts else LOUD
     for name, value in facts.items():
         if name in CHOICES:
             code[OFFSETS[name] + CHOICES[name].index(value)] = loudness
         else:
-            first = FIRST_COORDINATE + COORDINATES.index(name) * COORDINATE_SIZE
-            waves = WAVES * value
-            code[first : first + COORDINATE_SIZE] = [3.4 * (value - 0.5), *np.sin(waves), *np.cos(waves)]
+            number = COORDINATES.index(name)
+            first, fine = FIRST_COORDINATE + number * COORDINATE_SIZE, FIRST_FINE + number * FINE_SIZE
+            place = min(max(value + astray(), 0.0), 1.0)
+            waves, fine_waves = WAVES * place, FINE_WAVES * place
+            code[first : first + COORDINATE_SIZE] = [3.4 * (place - 0.5), *np.sin(waves), *np.cos(waves)]
+            code[fine : fine + FINE_SIZE] = [*np.sin(fine_waves), *np.cos(fine_waves)]
     return code
 
 
-def whole(scene: Scene, *, still: bool) -> str:
-    """The plan of a scene by itself."""
-    sample = Sample(
-        task="t2i" if still else "t2v", prompt="", seed=0, height=0, width=0, num_frames=1 if still else 17, scene=scene
-    )
-    return plan_of(sample)
+def asked_alone(scene: Scene, *, still: bool, seed: int = 0) -> Sample:
+    """A scene by itself as a request without words."""
+    task, num_frames = ("t2i", 1) if still else ("t2v", 17)
+    return Sample(task=task, prompt="", seed=seed, height=0, width=0, num_frames=num_frames, scene=scene)
