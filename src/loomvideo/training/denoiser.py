@@ -22,8 +22,12 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 20.0  # between looks for new shards
 KEPT = 200_000_000  # numbers of a kind's and layout's targets: 65,000 pictures, 4,000 clips of 17 frames
 SMALLEST_BATCH = 4
+BATCHES_A_STEP = (
+    2  # each of a kind of its own: after steps of one kind alone the next undoes some of what the last has taught
+)
 SMALL_DISTANCE = 0.03  # mean square; a plain ground with a small object differs from its median by so much
 LARGE_DISTANCE = 0.15  # mean square; the median edit of a picture changes 0.06
+Loss = tuple[Tensor, dict[str, float]]  # and what the log says of it
 Layout = tuple[tuple[int, ...], bool, tuple[tuple[int, ...], ...]]
 
 
@@ -83,9 +87,7 @@ def set_trained(model: nn.Module, stage: Stage) -> None:
         parameter.requires_grad_(is_trainable(name, stage.trained))
 
 
-def loss_of(
-    recipe: Recipe, model: nn.Module, batch: Batch, items: Sequence[Prepared]
-) -> tuple[Tensor, dict[str, float]]:
+def loss_of(recipe: Recipe, model: nn.Module, batch: Batch, items: Sequence[Prepared]) -> Loss:
     """The loss, and what the log says of it: the mean of squared errors by thirds of the noise, and by task."""
     errors = recipe.squared_errors(model, batch)
     known, bands = errors.detach().flatten(1).mean(1).cpu(), (batch.time * 3).long().clamp(max=2).cpu()
@@ -136,7 +138,7 @@ def train_denoiser(
         minutes=minutes,
         slice_minutes=slice_minutes,
         matrix_rate=None,  # Muon takes as long as a small batch does
-        learning_rate=1.5e-3,
+        learning_rate=2e-3,
         warmup_steps=40,
     )
     model = recipe.build(start)
@@ -148,12 +150,19 @@ def train_denoiser(
         if stage is not entered:
             log.info("stage %d of %d, until %g of the run", stages.index(stage) + 1, len(stages), stage.until)
             set_trained(model, entered := stage)
-        items = data.batch(stage.shares)
-        batch = recipe.batch([Draw(item, (7, run.steps, data.rank, row)) for row, item in enumerate(items)], device)
+        drawn = [data.batch(stage.shares) for _ in range(BATCHES_A_STEP)]
+        batches = [
+            recipe.batch([Draw(item, (7, run.steps, data.rank, number, row)) for row, item in enumerate(items)], device)
+            for number, items in enumerate(drawn)
+        ]
 
-        def loss(batch: Batch = batch, items: Sequence[Prepared] = items) -> tuple[Tensor, dict[str, float]]:
-            total, figures = loss_of(recipe, model, batch, items)
-            return total, figures | {"samples": float(len(data))}
+        def loss(batches: Sequence[Batch] = batches, drawn: Sequence[Sequence[Prepared]] = drawn) -> Loss:
+            losses, figures = zip(
+                *(loss_of(recipe, model, batch, items) for batch, items in zip(batches, drawn, strict=True)),
+                strict=True,
+            )
+            said = {name: value for each in figures for name, value in each.items()}
+            return torch.stack(losses).mean(), said | {"samples": float(len(data))}
 
         run.step(loss)
     run.save()

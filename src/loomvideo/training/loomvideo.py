@@ -72,21 +72,12 @@ MIXTURE: Mixture = (
     ("guided_edit", _CLIP, 0.03),
     ("mi2v", _CLIP, 0.045),
 )
-# Pictures from words first: they teach what a plan says, sixteen tokens at a time; all that is drawn elsewhere is drawn so.
+# Pictures first, from words and then all: they teach what is drawn, sixteen tokens at a time, and a batch of clips has but four.
 STAGES = (
-    Stage(until=0.08, shares={"words picture": 1.0}),
+    Stage(until=0.2, shares={"words picture": 1.0}),
     Stage(
         until=0.6,
-        shares={
-            "words picture": 0.36,
-            "edit picture": 0.22,
-            "style picture": 0.05,
-            "references picture": 0.05,
-            "words clip": 0.16,
-            "edit clip": 0.09,
-            "style clip": 0.03,
-            "references clip": 0.04,
-        },
+        shares={"words picture": 0.4, "edit picture": 0.4, "style picture": 0.1, "references picture": 0.1},
     ),
     Stage(
         until=1.0,

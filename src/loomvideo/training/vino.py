@@ -79,19 +79,19 @@ MIXTURE: Mixture = (
     ("mi2v", bucketed(17), 0.03),
     ("i2v", bucketed(17), 0.03),
 )
-ALIGNMENT = {"words picture": 0.7, "words clip": 0.3}
+ALIGNMENT = {"words picture": 0.8, "words clip": 0.2}
 EVERYTHING = {
-    "words picture": 0.2,
-    "edit picture": 0.2,
+    "words picture": 0.3,
+    "edit picture": 0.22,
     "style picture": 0.05,
-    "guided_edit picture": 0.06,
-    "mi2v picture": 0.05,
-    "words clip": 0.16,
-    "edit clip": 0.12,
-    "style clip": 0.04,
-    "guided_edit clip": 0.04,
-    "mi2v clip": 0.04,
-    "i2v clip": 0.04,
+    "guided_edit picture": 0.05,
+    "mi2v picture": 0.04,
+    "words clip": 0.13,
+    "edit clip": 0.09,
+    "style clip": 0.03,
+    "guided_edit clip": 0.03,
+    "mi2v clip": 0.03,
+    "i2v clip": 0.03,
 }
 
 
