@@ -24,7 +24,7 @@ from loomvideo.conditioning.markers import bounded_positions, bounded_tokens
 from loomvideo.models.attention import AttentionFunction, attention
 from loomvideo.models.places import PlaceEmbedding
 from loomvideo.models.prediction import Copied, CopyGate, Palette, check_prediction, copied_from, velocity_of
-from loomvideo.models.wan import Sizes, gated_residual, modulated_norm, patchify, rotate, unpatchify
+from loomvideo.models.wan import Sizes, gated_residual, modulated_norm, patchify, rotate, token_numbers, unpatchify
 
 FREQ_DIM = 256  # of the sinusoids of time and guidance
 EMBEDDED_GUIDANCE = 1000.0  # a distillation value of 1.0, times 1000: the weights were given no other
@@ -345,7 +345,7 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         zero = [module.linear for module in self.modules() if isinstance(module, Modulation)]
         for linear in (*zero, self.proj_out):
             nn.init.zeros_(linear.weight)
-        for module in (self.place_embedding, self.copy_gate):
+        for module in (self.place_embedding, self.palette, self.copy_gate):
             if module is not None:
                 module.reset_parameters()
 
@@ -413,9 +413,10 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         arrange = partial(self._latents, latent_shape=latents.shape)
         said = arrange(self.proj_out(x))
         if self.palette is not None:
-            said = said + unpatchify(
-                self.palette(x, math.prod(self.patch_size)), self._grid(latents.shape[-3:]), self.patch_size
-            )
+            grid = self._grid(latents.shape[-3:])
+            shown = None if conditions.copied is None else token_numbers(conditions.copied[0], grid, self.patch_size)
+            painted = self.palette(x, math.prod(self.patch_size), shown)
+            said = said + unpatchify(painted, grid, self.patch_size)
         if self.copy_gate is not None and conditions.copied is not None:
             said = self.copy_gate(x, said, conditions.copied, arrange)
         return velocity_of(said, self.config["prediction"], latents, timestep)

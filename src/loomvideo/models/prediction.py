@@ -23,7 +23,11 @@ class Palette(nn.Module):
 
     A perceptron that says an object's pixels multiplies its shape by its colour for every pixel by itself, and has to learn it
     of every pair; here the head multiplies. Slots are decoded so in Locatello et al., "Object-Centric Learning with Slot
-    Attention", 2020. For latents whose channels are pixels, colour first (training.vae).
+    Attention", 2020. Of an edit, what colour a pixel of the source has takes part in where a colour stands (`keys`), and what
+    it becomes (`mixes`): "yellow where it is red", "darker" are one number or nine a token, as the local affine colours of Gharbi
+    et al., "Deep Bilateral Learning for Real-Time Image Enhancement", 2017. Both begin as nothing.
+
+    For latents whose channels are pixels, colour first (training.vae).
     """
 
     CHANNELS = 3  # of a colour
@@ -33,12 +37,32 @@ class Palette(nn.Module):
         self.size = size
         self.colours = nn.Linear(dim, size * self.CHANNELS)
         self.masks = nn.Linear(dim, size * numbers // self.CHANNELS)
+        self.keys = nn.Linear(dim, size * self.CHANNELS)
+        self.mixes = nn.Linear(dim, size * self.CHANNELS**2)
+        self.reset_parameters()
 
-    def forward(self, tokens: Tensor, patch: int) -> Tensor:
-        """Tokens (b, n, d) of ``patch`` latents each -> numbers (b, n, patch and channel), float32, channel last."""
+    def reset_parameters(self) -> None:
+        for layer in (self.keys, self.mixes):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, tokens: Tensor, patch: int, source: Tensor | None) -> Tensor:
+        """Tokens (b, n, d) of ``patch`` latents each, and the source's numbers behind them (b, n, patch and channel) or
+        nothing -> numbers of the same layout, float32, channel last."""
         colours = self.colours(tokens).float().unflatten(-1, (self.size, self.CHANNELS))
-        masks = self.masks(tokens).float().unflatten(-1, (self.size, patch, -1)).softmax(dim=2)
-        return torch.einsum("bnkps,bnkc->bnpcs", masks, colours).flatten(2)
+        masks = self.masks(tokens).float().unflatten(-1, (self.size, -1)).transpose(2, 3)  # (b, n, pixels, k)
+        if source is None:
+            return self._numbers(masks.softmax(dim=3) @ colours, patch)
+        pixels = source.float().unflatten(-1, (patch, self.CHANNELS, -1)).transpose(3, 4).flatten(2, 3)
+        keys = self.keys(tokens).float().unflatten(-1, (self.size, self.CHANNELS))
+        masks = (masks + pixels @ keys.transpose(2, 3)).softmax(dim=3)
+        mixes = masks @ self.mixes(tokens).float().unflatten(-1, (self.size, -1))  # (b, n, pixels, 9)
+        mixed = (mixes.unflatten(-1, (self.CHANNELS, self.CHANNELS)) * pixels.unsqueeze(3)).sum(dim=4)
+        return self._numbers(masks @ colours + mixed, patch)
+
+    def _numbers(self, pixels: Tensor, patch: int) -> Tensor:
+        """(b, n, pixels, colour) -> (b, n, patch and channel)."""
+        return pixels.unflatten(2, (patch, -1)).transpose(3, 4).flatten(2)
 
 
 class CopyGate(nn.Module):

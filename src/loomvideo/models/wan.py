@@ -56,6 +56,13 @@ def unpatchify(tokens: Tensor, grid: Sizes, patch_size: Sizes) -> Tensor:
     return latents.flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
+def token_numbers(latents: Tensor, grid: Sizes, patch_size: Sizes) -> Tensor:
+    """(b, c, f, y, x) -> (b, n, patch and channel): `unpatchify` backwards."""
+    f, y, x = patch_size
+    patches = latents.unflatten(4, (grid[2], x)).unflatten(3, (grid[1], y)).unflatten(2, (grid[0], f))
+    return patches.permute(0, 2, 4, 6, 3, 5, 7, 1).flatten(4).flatten(1, 3)
+
+
 def rope_table(positions: Tensor, axis_dims: Sizes, *, rounded: bool, fresh_time: bool) -> Tensor:
     """Rotations (n, k / 2) of integer positions (n, 3): complex64 of cosine and sine, from float64 angles.
 
@@ -255,7 +262,7 @@ class WanTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         for linear in (self.condition_embedder.time_embedder.linear_1, self.condition_embedder.time_embedder.linear_2):
             nn.init.normal_(linear.weight, std=0.02)
         nn.init.zeros_(self.proj_out.weight)
-        for module in (self.place_embedding, self.copy_gate):
+        for module in (self.place_embedding, self.palette, self.copy_gate):
             if module is not None:
                 module.reset_parameters()
 
@@ -275,7 +282,8 @@ class WanTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
         arrange = partial(unpatchify, grid=grid, patch_size=self.patch_size)
         said = self.proj_out(x)
         if self.palette is not None:
-            said = said + self.palette(x, math.prod(self.patch_size))
+            shown = None if copied is None else token_numbers(copied[0], grid, self.patch_size)
+            said = said + self.palette(x, math.prod(self.patch_size), shown)
         said = arrange(said)
         return said if self.copy_gate is None or copied is None else self.copy_gate(x, said, copied, arrange)
 
