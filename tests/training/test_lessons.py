@@ -130,6 +130,20 @@ def test_of_references_nothing_is_said_to_be_seen(lessons):
     assert torch.all(one.cells[: int(nothing_said), 0] == UNKNOWN)
 
 
+def test_plans_are_read_before_anything_else_is_learnt(lessons, monkeypatch):
+    """Whoever goes on behind those lessons has none of them again."""
+    given = []
+    monkeypatch.setattr(mllm.Lessons, "lesson", lambda self, drawn, answered: given.append(answered))
+    monkeypatch.setattr(mllm, "READ_FIRST", 12)
+    monkeypatch.setattr(mllm, "sample", lambda task, rng, num_frames: draw("t2i", 1)[0])
+    for seed, read in ((0, 12), (8, 4), (12, 0)):
+        given.clear()
+        for _, _ in zip(range(40), mllm.Lessons(lessons.tokenizer, seed), strict=False):
+            pass
+        assert set(given[:read]) <= {READ}
+        assert len(set(given[read:])) == 4
+
+
 @pytest.mark.parametrize(("task", "frames", "answered"), KINDS)
 def test_every_lesson_can_be_learnt_from(lessons, pupil, task, frames, answered):
     """Its loss is a number and reaches the embeddings; plans are asked for their facts at the end of every item."""

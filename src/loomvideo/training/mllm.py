@@ -7,6 +7,7 @@ condition the denoisers.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,7 @@ PLACE_SPREAD = 8.0  # places of objects are asked in eighths of the frame, about
 CODES_WEIGHT = 1.0  # of the loss on what the ends of a plan's items say
 ASKED_LAYER = -3  # whose tokens are asked, too: the layers behind it bring what they know to the answer
 WORDS_LOST = 0.08
+READ_FIRST = 600  # batches of plans alone: among other lessons the states at their ends take ten times as long
 READING_WEIGHT = 0.1  # of the loss on the request's own words; the answer's words weigh one
 
 
@@ -377,17 +379,19 @@ MIXTURE = (
 
 
 class Lessons(IterableDataset):
-    """Endless batches, each of one kind of task."""
+    """Endless batches, each of one kind of task; ``seed`` is the number of the first, of a run that goes on that of its next step."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, scale: int = 1) -> None:
         self.tokenizer, self.seed, self.scale = tokenizer, seed, scale
 
     def __iter__(self) -> Iterator[Lesson]:
         worker = get_worker_info()
-        rng = np.random.default_rng([self.seed, worker.id if worker else 0, 2])
-        shares = np.array([share for _, _, _, share, _ in MIXTURE])
-        while True:
-            task, batch, num_frames, _, answered = MIXTURE[int(rng.choice(len(MIXTURE), p=shares / shares.sum()))]
+        first, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        rng = np.random.default_rng([self.seed, first, 2])
+        for number in count(self.seed + first, workers):
+            mixture = [kind for kind in MIXTURE if kind[-1] == READ or number >= READ_FIRST]
+            shares = np.array([share for _, _, _, share, _ in mixture])
+            task, batch, num_frames, _, answered = mixture[int(rng.choice(len(mixture), p=shares / shares.sum()))]
             drawn = [sample(task, rng, num_frames=num_frames) for _ in range(batch * self.scale)]
             if answered == PLANNED:
                 drawn = [replace(one, prompt=half_heard(one.prompt, rng)) for one in drawn]
