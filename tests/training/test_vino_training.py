@@ -31,7 +31,7 @@ from loomvideo.training.mllm import build_mllm, build_tokenizer, visuals_of
 from loomvideo.training.query_objective import TIMESTEPS, VinoModel, ask, predict_velocity
 from loomvideo.training.recipe import NO_DROPOUT, BatchRules, Draw, Readers
 from loomvideo.training.vae import build_vae
-from loomvideo.training.vino import ALIGNMENT, BUCKETS, EVERYTHING, MIXTURE, VinoRecipe
+from loomvideo.training.vino import ALIGNMENT, BUCKETS, EVERYTHING, MIXTURE, PICTURES, VinoRecipe
 from loomvideo.training.vino_samples import drop_conditions
 
 CPU = torch.device("cpu")
@@ -215,7 +215,7 @@ def test_every_kind_that_a_stage_draws_is_prepared(recipe):
         drawn = drawn_samples(task, 2, num_frames=5 if moving else 1)
         kinds |= {recipe.kind(one) for one in recipe.prepare(drawn, np.random.default_rng(0))}
     assert kinds == set(EVERYTHING)
-    assert set(ALIGNMENT) < kinds
+    assert set(ALIGNMENT) < set(PICTURES) < kinds
 
 
 def test_all_sizes_are_of_buckets_of_about_as_many_tokens():
@@ -311,8 +311,8 @@ def test_from_nothing_every_stage_trains_everything_and_from_given_weights_the_f
     connectors = {name for name in everything if name.startswith("connector.")}
     group = guided_group(recipe)
     for start, expected in (
-        (None, [everything, everything]),
-        (tmp_path, [connectors, everything]),
+        (None, [everything, everything, everything]),
+        (tmp_path, [connectors, everything, everything]),
     ):
         for stage, names in zip(recipe.stages(start), expected, strict=True):
             model.zero_grad(set_to_none=True)

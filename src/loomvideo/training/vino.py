@@ -79,7 +79,14 @@ MIXTURE: Mixture = (
     ("mi2v", bucketed(17), 0.03),
     ("i2v", bucketed(17), 0.03),
 )
-ALIGNMENT = {"words picture": 0.8, "words clip": 0.2}
+ALIGNMENT = {"words picture": 1.0}
+PICTURES = {
+    "words picture": 0.4,
+    "edit picture": 0.36,
+    "style picture": 0.08,
+    "guided_edit picture": 0.08,
+    "mi2v picture": 0.08,
+}
 EVERYTHING = {
     "words picture": 0.3,
     "edit picture": 0.22,
@@ -120,13 +127,14 @@ class VinoRecipe:
         return visual + len(said) + NUM_QUERIES
 
     def stages(self, start: Path | None) -> Sequence[Stage]:
-        """Pictures and clips from words; everything.
+        """Pictures from words; pictures; everything.
 
         From given weights the first stage trains connectors and queries alone, so that what the denoiser knows is not
         disturbed by tokens that mean nothing yet. A denoiser that knows nothing learns from the beginning.
         """
         return (
-            Stage(until=0.15, shares=ALIGNMENT, trained="all" if start is None else "connector"),
+            Stage(until=0.2, shares=ALIGNMENT, trained="all" if start is None else "connector"),
+            Stage(until=0.6, shares=PICTURES),
             Stage(until=1.0, shares=EVERYTHING),
         )
 
