@@ -62,9 +62,9 @@ class VinoPipeline(VideoPipeline):
     Besides what every system's `model_index.json` holds, this one's says `shift_image` and `shift_video`, the shifts of
     the schedule for one frame and for several; `first_budgets`, the pixels ({"image": ..., "video": ...}, each the
     fields of models.qwen.PixelBudget) to which every visual is resized before the language model's own resizing, None
-    where there is one resizing; `item_end`, not published, of models that plan: what ends the items of a plan, of whose
-    chat the denoiser reads these tokens alone, beside the queries; and `generate_system` and `caption_system`, what the system turn says where something is
-    made and in think mode, None for no such turn.
+    where there is one resizing; `generate_system` and `caption_system`, what the system turn says where something is made
+    and in think mode, None for no such turn; and `item_end`, not published, of models that plan: what ends the items of a
+    plan, of whose chat the denoiser reads these tokens alone, beside the queries.
     """
 
     system: ClassVar[str] = "vino"

@@ -22,9 +22,8 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 20.0  # between looks for new shards
 KEPT = 200_000_000  # numbers of a kind's and layout's targets: 65,000 pictures, 4,000 clips of 17 frames
 SMALLEST_BATCH = 4
-BATCHES_A_STEP = (
-    2  # each of a kind of its own: after steps of one kind alone the next undoes some of what the last has taught
-)
+# Each of a kind of its own: after steps of one kind alone the next undoes some of what the last has taught.
+BATCHES_A_STEP = 2
 SMALL_DISTANCE = 0.03  # mean square; a plain ground with a small object differs from its median by so much
 LARGE_DISTANCE = 0.15  # mean square; the median edit of a picture changes 0.06
 Loss = tuple[Tensor, dict[str, float]]  # and what the log says of it

@@ -1,8 +1,8 @@
 """Omni-Video's prepared samples: the chat that the vision head reads, the prompt's own tokens, a source; and batches of them.
 
 A prepared sample has "target" latents, its chat's "ids" (m,) and "positions" (3, m) with what the vision tower makes of its
-visual in "seen" (1 + taps, s, dm), the prompt's tokens (n,) or its plan's states (items, dm) in "text", and of an edit the "edited" latents, which have the
-target's shape. It stands under several kinds, one for each stage that learns from it; tensors are stored once.
+visual in "seen" (1 + taps, s, dm), the prompt's tokens (n,) or its plan's states (items, dm) in "text", and of an edit the
+"edited" latents, which have the target's shape. It stands under several kinds, one for each stage that learns from it; tensors are stored once.
 """
 
 from collections.abc import Mapping, Sequence

@@ -43,9 +43,8 @@ class ChatBatch:
     seen: Tensor | None  # (1 + taps, b, s, dm): what `look` gives, of all visuals in order; None without visuals
     seen_rows: Tensor  # (s,) of the chat
     marker_rows: Tensor  # (references, 2), as conditioning.markers.boundary_rows gives them
-    text_rows: Tensor | None = (
-        None  # (b, r), the chat's tokens that the denoiser reads, padded with -1; None for all of them
-    )
+    # (b, r), the chat's tokens that the denoiser reads, padded with -1; None for all of them
+    text_rows: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

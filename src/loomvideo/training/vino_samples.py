@@ -2,8 +2,9 @@
 
 A prepared sample has "target" and "references" latents, as all have, and its branches: "full", "silent", which is told the
 negative prompt, and, where there are pictures to lose, "reduced", which is not shown them either. A branch has its chat's
-"ids" (m,) and "positions" (3, m), and of models that plan the "text_rows" (r,) that are read of it; of each reference its latents in "references", what the vision tower makes of it in
-"seen" (1 + taps, s, dm), and its row in "marker_rows" (references, 2). Tensors that samples share are stored once.
+"ids" (m,) and "positions" (3, m), and of models that plan the "text_rows" (r,) that are read of it; of each reference its
+latents in "references", what the vision tower makes of it in "seen" (1 + taps, s, dm), and its row in "marker_rows"
+(references, 2). Tensors that samples share are stored once.
 """
 
 from collections.abc import Sequence
