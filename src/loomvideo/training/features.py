@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -61,9 +62,14 @@ def write_shard(path: Path, items: Sequence[Prepared]) -> None:
     os.replace(beside, path)
 
 
+def is_planned(drawn: Sample, readers: Readers) -> TypeGuard[tasks.Sample]:
+    """Whether a sample's denoiser is told a plan."""
+    return readers.plans and isinstance(drawn, tasks.Sample) and drawn.answer is None
+
+
 def told(drawn: Sample, readers: Readers) -> str:
     """What a sample's denoiser is told: its prompt, in whose place models that plan have the plan."""
-    if not (readers.plans and isinstance(drawn, tasks.Sample) and drawn.answer is None):
+    if not is_planned(drawn, readers):
         return drawn.prompt
     plan = plans.plan_of(drawn)
     return plan if drawn.source_scene is None else misread(plan, np.random.default_rng([drawn.seed, 1]))
@@ -96,6 +102,13 @@ def stated(drawn: tasks.Sample, dim: int) -> Tensor:
     codes = torch.from_numpy(plans.codes_of(drawn, lambda: error * rng.standard_normal()))
     states = F.rms_norm(codes @ fact_directions(dim).T, (dim,))
     return states + STATE_ERROR * torch.from_numpy(rng.standard_normal(states.shape)).float()
+
+
+def states_of(drawn: Sample, readers: Readers) -> Tensor | None:
+    """The same, float16, of a sample whose denoiser reads the ends of its plan's items; of any other None."""
+    if readers.item_end is None or not is_planned(drawn, readers):
+        return None
+    return stated(drawn, readers.mllm.config.get_text_config().hidden_size).half()
 
 
 def shown_scenes(drawn: Sequence[Sample], latents: Sequence[dict[str, Tensor]]) -> list[tuple[Scene, Tensor]]:

@@ -12,14 +12,13 @@ from loomvideo.conditioning.deepstack import layers_for_blocks
 from loomvideo.data.samples import AS_WRITTEN, DataError, Sample
 from loomvideo.data.world.phrases import Writer
 from loomvideo.data.world.plans import asked_alone
-from loomvideo.data.world.tasks import Sample as WorldSample
 from loomvideo.models.chat import Chat, full_chat, read_tokens, tokenise, unconditional_chat, visual_chat
 from loomvideo.models.qwen import layer_features
 from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.systems.loomvideo import PREFIXES, LoomVideoPipeline
 from loomvideo.systems.request import ModelLimits
 from loomvideo.training import objective
-from loomvideo.training.features import encode, encode_each, shown_scenes, stated, told, told_of
+from loomvideo.training.features import encode, encode_each, shown_scenes, states_of, told, told_of
 from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, PLANNING, TASKS, VIDEO_BUDGET, visuals_of
 from loomvideo.training.objective import Group
 from loomvideo.training.recipe import (
@@ -288,12 +287,10 @@ def described(
 
 def _stated(drawn: Sequence[Sample], readers: Readers) -> list[Tensor]:
     """The layers (blocks, items, dm) of samples whose plans' facts the language model is taught to state; of others none."""
-    planned = [one for one in drawn if isinstance(one, WorldSample) and one.answer is None]
-    if not (readers.plans and readers.item_end is not None and len(planned) == len(drawn)):
-        return []
-    text = readers.mllm.config.get_text_config()
-    blocks = readers.num_blocks or text.num_hidden_layers
-    return [stated(one, text.hidden_size).half().expand(blocks, -1, -1).clone() for one in planned]
+    states = [states_of(one, readers) for one in drawn]
+    blocks = readers.num_blocks or readers.mllm.config.get_text_config().num_hidden_layers
+    known = [one.expand(blocks, -1, -1).clone() for one in states if one is not None]
+    return known if len(known) == len(drawn) else []
 
 
 def _layers(readers: Readers, chats: Sequence[Chat]) -> list[Tensor]:

@@ -7,6 +7,7 @@ condition the denoisers.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ PLACE_SPREAD = 8.0  # places of objects are asked in eighths of the frame, about
 CODES_WEIGHT = 1.0  # of the loss on what the ends of a plan's items say
 ASKED_LAYER = -3  # whose tokens are asked, too: the layers behind it bring what they know to the answer
 WORDS_LOST = 0.08
-READ_FIRST = 600  # batches of plans alone: among other lessons the states at their ends take ten times as long
+READ_FIRST = 600  # batches of plans alone: among other lessons the states at their ends take far longer
 READING_WEIGHT = 0.1  # of the loss on the request's own words; the answer's words weigh one
 
 
@@ -228,6 +229,7 @@ def visuals_of(drawn: samples.Sample, sight: Sight = BUILTIN_SIGHT) -> list[Visu
     return [*visuals, video(source, sight.frame_rule, sight.video)]
 
 
+@cache  # every prepared sample asks for them
 def fact_directions(dim: int) -> Tensor:
     """Directions (dim, CODE_SIZE) in which the states at an item's end say its facts, at right angles to each other.
 

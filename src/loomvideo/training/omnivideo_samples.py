@@ -22,7 +22,7 @@ from loomvideo.models.omnivideo_chat import generation_chat
 from loomvideo.models.qwen import model_arguments, picture
 from loomvideo.models.reader import QwenReader, marker
 from loomvideo.training.context_objective import IGNORED, NUM_LEVELS, level_table, level_weights
-from loomvideo.training.features import encode, shown_scenes, stated, told, told_of
+from loomvideo.training.features import encode, shown_scenes, states_of, told, told_of
 from loomvideo.training.mllm import visuals_of
 from loomvideo.training.omnivideo_objective import ContextBatch, ReadChats
 from loomvideo.training.query_objective import look
@@ -90,9 +90,8 @@ def make_item(
 
 def _states(readers: Readers, drawn: Sample) -> Prepared:
     """What stands for a prompt's tokens where the denoiser reads the states of its plan."""
-    if not (readers.plans and readers.item_end is not None and isinstance(drawn, WorldSample)):
-        return {}
-    return {"text": stated(drawn, readers.mllm.config.get_text_config().hidden_size).half()}
+    states = states_of(drawn, readers)
+    return {} if states is None else {"text": states}
 
 
 def nothing_told(readers: Readers, *, still: bool) -> Prepared:
