@@ -248,6 +248,26 @@ def test_another_ground_is_named_with_its_picture_or_in_words(task):
             assert f"background {ground_plan(one.scene.background)}" in items_of(one)
 
 
+@pytest.mark.parametrize("task", EDITS)
+def test_of_another_ground_the_plan_names_what_stands_on_it_before_it(task):
+    """All else of the source goes; elsewhere all else stays and is not named."""
+    for one in drawn(task):
+        still, changed = one.num_frames == 1, len(one.edit.source_objects)
+        kept = [item for index, item in enumerate(one.source_scene.objects) if index not in one.edit.source_objects]
+        if "background" not in plan_of(one):
+            assert len(items_of(one)) == (len(one.edit.target_objects) if one.edit.kind == "add" else changed)
+            continue
+        said, facts = items_of(one)[changed:], item_facts(one)[changed:]
+        assert said[-1].startswith("background ")
+        assert [text.split()[:3] for text in said[:-1]] == [
+            [item.size, *([item.colour, item.shape] if item.pattern == "flat" else [item.colour, item.pattern_colour])]
+            for item in kept
+        ]
+        assert [each["kind"] for each in facts] == ["object"] * len(kept) + ["ground"]
+        for text, item in zip(said, kept, strict=False):
+            assert same_places(text, item, still=still)
+
+
 def test_different_edits_of_one_scene_have_different_plans():
     for one in drawn("edit_image", "edit_video"):
         undone = replace(one, scene=one.source_scene, edit=replace(one.edit, target_objects=one.edit.source_objects))
@@ -296,8 +316,8 @@ def test_an_edits_facts_are_what_changed_and_what_is_to_be(task):
                     assert {name: said[name] for name in COORDINATES} == pytest.approx(expected_track(old, still=still))
         if edit.kind not in ("remove", "background"):
             for said, new in zip(facts, after, strict=False):
-                assert said.get("colour", new.colour) == new.colour
-                assert said.get("shape", new.shape) == new.shape
+                assert (said["shape"], said["colour"], said["size"]) == (new.shape, new.colour, new.size)
+                assert said.get("pattern", "flat") == new.pattern
                 if edit.kind in ("add", "motion"):
                     assert {name: said[name] for name in COORDINATES} == pytest.approx(expected_track(new, still=still))
         pictures = [said["picture"] for said in facts if "picture" in said]

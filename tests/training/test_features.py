@@ -33,8 +33,11 @@ def test_of_a_plan_that_is_misread_places_alone_are_others_near_by():
         assert PLACE.sub("", heard) == PLACE.sub("", plan)
         numbers = [[int(place) for place in PLACE.findall(text)] for text in (plan, heard)]
         assert all(0 <= place <= 99 for place in numbers[1])
+        if plan.startswith("add "):
+            assert heard == plan, "where something is added the plan alone says"
+            continue
         off += [b - a for a, b in zip(*numbers, strict=True) if 15 <= a <= 85]
-    assert np.std(off) == pytest.approx(PLACE_ERROR, rel=0.15)
+    assert np.std(off) == pytest.approx(np.hypot(PLACE_ERROR, 12**-0.5), rel=0.15)  # rounded
     assert abs(np.mean(off)) < PLACE_ERROR / 4
 
 
@@ -47,6 +50,15 @@ def test_every_item_has_a_state_that_says_its_facts(task, num_frames):
         names = F.rms_norm(codes @ fact_directions(DIM).T, (DIM,)) @ fact_directions(DIM)
         astray = (said(states) - names)[:, :FIRST_COORDINATE]
         assert astray.std() < 2 * STATE_ERROR
+
+
+def test_where_something_is_added_is_stated_exactly():
+    added = [one for one in drawn("edit_image", count=100) if one.edit.kind == "add"]
+    assert added
+    for one in added:
+        exact = F.rms_norm(torch.from_numpy(codes_of(one)) @ fact_directions(DIM).T, (DIM,))
+        error = torch.from_numpy(np.random.default_rng([one.seed, 1]).standard_normal(exact.shape)).float()
+        assert torch.allclose(stated(one, DIM), exact + STATE_ERROR * error)
 
 
 def test_states_are_as_far_off_as_a_language_model_is_left_with():

@@ -28,7 +28,7 @@ from loomvideo.training.run import fast_arithmetic
 
 BATCH = 16
 PLACE = re.compile(r" \d\d\b")
-PLACE_ERROR = 4.0  # standard deviation, in hundredths of the frame
+PLACE_ERROR = 1.5  # standard deviation, in hundredths of the frame
 STATE_ERROR = 0.15  # standard deviation, of states whose mean square is one
 
 
@@ -81,7 +81,8 @@ def misread(plan: str, rng: np.random.Generator) -> str:
     def near(place: re.Match[str]) -> str:
         return f" {min(max(int(place[0]) + round(PLACE_ERROR * rng.standard_normal()), 0), 99):02d}"
 
-    return PLACE.sub(near, plan)
+    items = [item if item.startswith("add ") else PLACE.sub(near, item) for item in plan.split("; ")]
+    return "; ".join(items)
 
 
 def told_of(scene: Scene, writer: Writer, readers: Readers, *, still: bool) -> str:

@@ -111,18 +111,19 @@ def _changes(sample: Sample, *, still: bool) -> list[str]:
     assert source is not None
     assert target is not None
     assert edit is not None
-    items = []
+    items = []  # an object by its looks and its place: a reader that mistakes the one has the other
     pictures = iter(edit.references)
     before = [source.objects[index] for index in edit.source_objects]
     after = [target.objects[index] for index in edit.target_objects]
     if edit.kind == "add":
         items = [f"add {described(item, still=still)}" for item in after]
     elif edit.kind == "remove":
-        items = [f"remove {_which(item, still=still)}" for item in before]
+        items = [f"remove {described(item, still=still)}" for item in before]
     else:
         for old, new in zip(before, after, strict=True):
-            which, picture = _which(old, still=still), next(pictures, None)
+            which, picture = described(old, still=still), next(pictures, None)
             items.append(f"{_change(edit.kind, new, still=still, picture=picture)} for {which}")
+    items += [described(item, still=still) for item in _kept(sample)]
     if edit.ground_reference is not None:
         items.append(f"background Image {edit.ground_reference}")
     elif edit.kind == "background":
@@ -130,9 +131,14 @@ def _changes(sample: Sample, *, still: bool) -> list[str]:
     return items
 
 
-def _which(item: Object, *, still: bool) -> str:
-    """The object of the source that changes, by its looks and its place: a reader that mistakes the one has the other."""
-    return f"{looks(item)} {item.shape} {track(item, still=still)}"
+def _kept(sample: Sample) -> list[Object]:
+    """Objects of the source that stand on another ground afterwards: all else of it goes."""
+    source, edit = sample.source_scene, sample.edit
+    assert source is not None
+    assert edit is not None
+    if edit.kind != "background" and edit.ground_reference is None:
+        return []
+    return [item for index, item in enumerate(source.objects) if index not in edit.source_objects]
 
 
 def _change(kind: str, new: Object, *, still: bool, picture: int | None) -> str:
@@ -159,6 +165,7 @@ KINDS = (
     *("object", "ground", "camera", "first frame", "recolour", "pattern", "reshape", "replace", "bigger", "smaller"),
     *("move", "remove", "add", "style"),
 )
+EDIT_KINDS = {"motion": "move", "swap": "recolour", "colour": "recolour", "replace and background": "replace"}
 CHOICES: dict[str, tuple[Any, ...]] = {
     "kind": KINDS,
     "shape": SHAPES,
@@ -213,6 +220,7 @@ def item_facts(sample: Sample) -> list[Facts]:
         facts = [_changed_facts(edit.kind, old, new, still=still) for old, new in zip(before, after, strict=True)]
         for number, one in zip(edit.references, facts, strict=False):
             one["picture"] = number
+    facts += [_object_facts(item, still=still) for item in _kept(sample)]
     if edit.ground_reference is not None:
         facts.append({"kind": "ground", "picture": edit.ground_reference})
     elif edit.kind == "background":
@@ -249,19 +257,14 @@ def _track_facts(item: Object, *, still: bool) -> Facts:
 
 
 def _changed_facts(kind: str, old: Object, new: Object | None, *, still: bool) -> Facts:
-    """Of an object that changes: what it is to be, as far as that is another, and what it was and where."""
-    was = {"old shape": old.shape, "old colour": old.colour} | _track_facts(old, still=still)
+    """Of an object that changes: all that it is to be, as in the plan of a scene, and what it was."""
+    was = {"old shape": old.shape, "old colour": old.colour, "size": old.size} | _track_facts(old, still=still)
     if new is None:
         return {"kind": kind} | was
+    facts = was | _looks_facts(new) | _track_facts(new, still=still)
     if kind == "resize":
-        return {"kind": "bigger" if new.scale > 1 else "smaller"} | was
-    if kind == "motion":
-        return was | _track_facts(new, still=still) | {"kind": "move"}
-    if kind in ("recolour", "swap", "colour"):
-        return {"kind": "recolour", "colour": new.colour} | was
-    if kind == "reshape":
-        return {"kind": "reshape", "shape": new.shape} | was
-    return {"kind": "pattern" if kind == "pattern" else "replace"} | _looks_facts(new) | was
+        return facts | {"kind": "bigger" if new.scale > 1 else "smaller"}
+    return facts | {"kind": EDIT_KINDS.get(kind, kind)}
 
 
 def _ground_facts(background: Background) -> Facts:
@@ -273,8 +276,10 @@ def _ground_facts(background: Background) -> Facts:
 
 
 def codes_of(sample: Sample, astray: Callable[[], float] = lambda: 0.0) -> np.ndarray:
-    """The facts of a plan's items as numbers, float32 (items, CODE_SIZE); ``astray`` says how far off each coordinate is."""
-    return np.stack([_code(facts, astray) for facts in item_facts(sample)]).astype(np.float32)
+    """The facts of a plan's items as numbers, float32 (items, CODE_SIZE); ``astray`` says how far off each coordinate is of
+    what stands in a source: where something is added the plan alone decides."""
+    codes = [_code(facts, (lambda: 0.0) if facts["kind"] == "add" else astray) for facts in item_facts(sample)]
+    return np.stack(codes).astype(np.float32)
 
 
 def _code(facts: Facts, astray: Callable[[], float]) -> np.ndarray:
