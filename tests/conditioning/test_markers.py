@@ -72,6 +72,18 @@ def test_no_two_tokens_share_a_position(references, target):
     assert len(positions.unique(dim=0)) == len(positions)
 
 
+@given(st.lists(GRIDS, max_size=3), st.integers(0, 3))
+def test_frames_that_are_shown_stand_where_they_stand_in_the_whole(references, first):
+    """Of the target and of the source that it is an edit of; pictures and markers stay."""
+    target = (5, 1, 2)
+    shown = [first, 4]
+    whole = bounded_positions([*references, target], target)
+    clip = torch.tensor([2 * frame + token for frame in shown for token in (0, 1)])
+    before, source, end, last = whole[:-21], whole[-21:-11], whole[-11:-10], whole[-10:]
+    expected = torch.cat([before, source[clip], end, last[clip]])
+    assert torch.equal(bounded_positions([*references, target], target, shown), expected)
+
+
 def test_tokens_stand_between_their_own_markers_in_the_order_of_the_references():
     references = [torch.full((2, n, 1), float(n)) for n in (3, 1)]
     markers = torch.tensor([[-1.0, -2.0], [-3.0, -4.0]])[None, ..., None].repeat(2, 1, 1, 1)

@@ -106,6 +106,11 @@ def test_the_same_noise_everywhere_does_not_look_the_same_everywhere(pipe):
     assert told > 0.1
 
 
+def test_some_frames_of_a_clip_lie_where_they_lie_in_the_whole():
+    whole = place_features((5, 2, 3)).view(5, 2, 3, -1)
+    assert torch.equal(place_features((5, 2, 3), shown=[1, 4]).view(2, 2, 3, -1), whole[[1, 4]])
+
+
 def test_only_the_target_is_told(pipe):
     """A reference is the same picture wherever the target's tokens lie."""
     picture = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)

@@ -134,6 +134,21 @@ def test_swapping_the_frames_of_one_reference_changes_nothing(denoiser):
     )
 
 
+def test_shown_frames_stand_at_their_own_times_and_references_where_they_stood(denoiser):
+    """A frame that is shown alone is told apart from the same frame at another time; all frames shown are the clip."""
+    layers, references = context(), [latents(1, (1, 4, 4))]
+    whole = denoiser.prepare(layers, latent_shape=SHAPE, references=references).rope
+    some = denoiser.prepare(layers, latent_shape=SHAPE, shown=[0, 2], references=references).rope
+    num_target = SHAPE[0] * 2 * 3
+    frames = whole[:num_target].unflatten(0, (SHAPE[0], -1))
+    assert torch.equal(some, torch.cat([frames[[0, 2]].flatten(0, 1), whole[num_target:]]))
+    noisy, source = latents(), latents()
+    every = velocity(denoiser, noisy, layers, source=source)
+    prepared = denoiser.prepare(layers, latent_shape=SHAPE, shown=range(SHAPE[0]), source=source)
+    with torch.no_grad():
+        assert torch.equal(denoiser(noisy, torch.tensor([700.0]), prepared), every)
+
+
 def test_each_block_reads_its_own_layer(denoiser):
     noisy, layers = latents(), context()
     plain = velocity(denoiser, noisy, layers)

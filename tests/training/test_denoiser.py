@@ -8,7 +8,17 @@ import torch
 from tiny_training import CPU, TinyRecipe, sample
 
 from loomvideo.training import denoiser, loomvideo
-from loomvideo.training.denoiser import Shards, importance, layout_of, loss_of, set_trained, stage_at, train_denoiser
+from loomvideo.training.denoiser import (
+    NUM_SHOWN,
+    SMALLEST_BATCH,
+    Shards,
+    importance,
+    layout_of,
+    loss_of,
+    set_trained,
+    stage_at,
+    train_denoiser,
+)
 from loomvideo.training.loomvideo import (
     FLOW_SHIFT,
     LIMITS,
@@ -156,6 +166,31 @@ def test_a_batch_of_larger_samples_has_fewer_of_them(tmp_path, recipe):
     torch.save([item(), item(frames=3)], tmp_path / "000-000000.pt")
     assert len(data.batch({"words picture": 1.0})) == 60
     assert len(data.batch({"words clip": 1.0})) == 20
+
+
+def test_of_a_kind_of_some_frames_batches_are_of_more_clips_and_say_which_frames_they_show(tmp_path, recipe):
+    data = Shards(tmp_path, recipe, seed=0, tokens_a_batch=204)
+    clip = item(frames=17, source=True)
+    clip["target"] += torch.arange(17)[None, :, None, None]
+    torch.save([clip], tmp_path / "000-000000.pt")
+    whole = data.batch({"edit clip": 1.0})
+    assert len(whole) == SMALLEST_BATCH
+    assert all("shown" not in one for one in whole)
+    drawn = set()
+    for _ in range(20):
+        some = data.batch({"edit clip, some frames": 1.0})
+        assert len(some) == 204 // (4 * NUM_SHOWN)
+        shown = some[0]["shown"]
+        drawn.add(shown)
+        assert shown.of == 17
+        assert sorted(set(shown.frames)) == list(shown.frames)
+        assert len(shown.frames) == NUM_SHOWN
+        assert all(torch.equal(one["target"], clip["target"][:, list(shown.frames)]) for one in some)
+        assert all(one["source"].shape == one["target"].shape for one in some)
+        group = group_of(some)
+        assert group.shown == shown
+        assert group.source.shape == group.latents.shape == group.noise.shape
+    assert len(drawn) > 10
 
 
 def test_the_newest_samples_of_a_kind_and_layout_are_kept_as_many_as_their_size_allows(tmp_path, recipe, monkeypatch):

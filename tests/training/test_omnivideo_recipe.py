@@ -22,10 +22,11 @@ from loomvideo.systems.thinking import rethought
 from loomvideo.training import denoiser
 from loomvideo.training.builtin import export
 from loomvideo.training.context_objective import level_table, level_weights
-from loomvideo.training.denoiser import layout_of, set_trained, train_denoiser
+from loomvideo.training.denoiser import SOME_FRAMES, layout_of, set_trained, train_denoiser
 from loomvideo.training.features import told
 from loomvideo.training.loomvideo import build_denoiser
 from loomvideo.training.mllm import Sight, build_mllm, build_tokenizer
+from loomvideo.training.objective import Shown
 from loomvideo.training.omnivideo import GENERATION, HEADS, MIXED, MIXTURE, OmniVideoRecipe, draw_as
 from loomvideo.training.omnivideo_objective import OmniVideoModel, predict_velocity, read_states, text_rows, vision_rows
 from loomvideo.training.omnivideo_samples import LEVEL_SHARES, drop_conditions, sample_levels
@@ -186,6 +187,20 @@ def test_a_sample_among_others_is_predicted_as_by_itself(recipe, model, num_fram
             torch.testing.assert_close(velocity[0], together[row], rtol=1e-3, atol=1e-4)
 
 
+def test_some_frames_of_clips_are_predicted_at_their_own_times(recipe, model):
+    items = mixed_items(recipe, 5)
+    whole = batch_of(recipe, items)
+    some = batch_of(recipe, [recipe.only(one, Shown((1, 3), 5)) for one in items])
+    every = batch_of(recipe, [recipe.only(one, Shown(tuple(range(5)), 5)) for one in items])
+    late = replace(some, shown=Shown((3, 4), 5))
+    assert torch.equal(some.latents, whole.latents[:, :, [1, 3]])
+    assert torch.equal(some.sources, whole.sources[:, :, [1, 3]])
+    with torch.no_grad():
+        said = [predict_velocity(model, recipe.readers.mllm, each) for each in (whole, every, some, late)]
+    assert torch.equal(said[0], said[1])
+    assert not torch.allclose(said[2], said[3])
+
+
 @pytest.fixture
 def whole_folder(tmp_path):
     """Of a model of this system; who has looked which stages follow looks no further."""
@@ -199,7 +214,7 @@ def test_every_kind_that_a_stage_draws_is_prepared_from_what_the_mixture_draws(r
         drawn = drawn_samples(task, 1, num_frames=5 if moving else 1)
         kinds |= {recipe.kind(one) for one in recipe.prepare(drawn, np.random.default_rng(0))}
     for start in (None, whole_folder):
-        wanted = {kind for stage in recipe.stages(start) for kind in stage.shares}
+        wanted = {kind.removesuffix(SOME_FRAMES) for stage in recipe.stages(start) for kind in stage.shares}
         assert wanted - kinds == {"answer picture"}, "the text head of a shared language model is not trained"
 
 

@@ -23,11 +23,12 @@ from loomvideo.systems.thinking import rethought
 from loomvideo.systems.vino import VinoPipeline
 from loomvideo.training import denoiser
 from loomvideo.training.builtin import export
-from loomvideo.training.denoiser import set_trained, train_denoiser
+from loomvideo.training.denoiser import SOME_FRAMES, set_trained, train_denoiser
 from loomvideo.training.features import told
 from loomvideo.training.launch import load_readers
 from loomvideo.training.loomvideo import LoomVideoRecipe
 from loomvideo.training.mllm import build_mllm, build_tokenizer, visuals_of
+from loomvideo.training.objective import Shown
 from loomvideo.training.query_objective import TIMESTEPS, VinoModel, ask, predict_velocity
 from loomvideo.training.recipe import NO_DROPOUT, BatchRules, Draw, Readers
 from loomvideo.training.vae import build_vae
@@ -214,8 +215,23 @@ def test_every_kind_that_a_stage_draws_is_prepared(recipe):
     for task, moving in sorted({(task, sizes["num_frames"] > 1) for task, sizes, _ in MIXTURE}):
         drawn = drawn_samples(task, 2, num_frames=5 if moving else 1)
         kinds |= {recipe.kind(one) for one in recipe.prepare(drawn, np.random.default_rng(0))}
-    assert kinds == set(EVERYTHING)
+    assert kinds == {kind.removesuffix(SOME_FRAMES) for kind in EVERYTHING}
     assert set(ALIGNMENT) < set(PICTURES) < kinds
+
+
+def test_some_frames_of_an_edit_are_predicted_at_their_own_times_beside_the_sources(recipe, model):
+    items = prepared_samples(recipe, "edit_video", num_frames=5)
+    whole = group_of(recipe, items, "full")
+    some = group_of(recipe, [recipe.only(one, Shown((1, 3), 5)) for one in items], "full")
+    every = group_of(recipe, [recipe.only(one, Shown(tuple(range(5)), 5)) for one in items], "full")
+    late = replace(some, shown=Shown((3, 4), 5))
+    assert torch.equal(some.latents, whole.latents[:, :, [1, 3]])
+    assert torch.equal(some.references[-1], whole.references[-1][:, :, [1, 3]])
+    with torch.no_grad():
+        said = [predict_velocity(model, recipe.readers.mllm, each) for each in (whole, every, some, late)]
+    assert torch.equal(said[0], said[1])
+    assert said[2].shape == some.latents.shape
+    assert not torch.allclose(said[2], said[3])
 
 
 def test_all_sizes_are_of_buckets_of_about_as_many_tokens():

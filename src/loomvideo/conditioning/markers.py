@@ -40,18 +40,23 @@ def bounded_tokens(references: Sequence[Tensor], markers: Tensor) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def bounded_positions(references: Sequence[Sizes], target: Sizes) -> Tensor:
-    """Positions (r + n, 3) along time, rows and columns of all bounded references and the target."""
+def bounded_positions(references: Sequence[Sizes], target: Sizes, shown: Sequence[int] | None = None) -> Tensor:
+    """Positions (r + n, 3) along time, rows and columns of all bounded references and the target.
+
+    `shown`: which frames of the target, and of references of its size, there are tokens of; None: all of them.
+    """
     parts, clock = [], 0
     for grid in references:
         frames = grid[0]
         start, end = grid_positions((1, 1, 1), clock), grid_positions((1, 1, 1), clock + 1 + frames)
-        parts += [start, grid_positions(grid, clock + 1), end]
+        parts += [start, grid_positions(grid, clock + 1, shown if grid == target else None), end]
         clock += frames + 2
-    return torch.cat([*parts, grid_positions(target, clock)])
+    return torch.cat([*parts, grid_positions(target, clock, shown)])
 
 
-def grid_positions(grid: Sizes, time: int) -> Tensor:
-    """Positions (n, 3) of a token grid whose first frame is at `time`, in the order time, row, column."""
-    frames, rows, columns = grid
-    return torch.cartesian_prod(torch.arange(time, time + frames), torch.arange(rows), torch.arange(columns))
+def grid_positions(grid: Sizes, time: int, shown: Sequence[int] | None = None) -> Tensor:
+    """Positions (n, 3) of a token grid whose first frame is at `time`, or of its frames `shown`, in the order time, row, column."""
+    times, rows, columns = (torch.arange(size) for size in grid)
+    if shown is not None:
+        times = times[list(shown)]
+    return torch.cartesian_prod(time + times, rows, columns)

@@ -355,6 +355,7 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         text: Tensor,
         *,
         latent_shape: Sequence[int],
+        shown: Sequence[int] | None = None,
         references: Sequence[Tensor] = (),
         markers: Tensor | None = None,
         context_mask: Tensor | None = None,
@@ -363,7 +364,8 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
 
         Args:
             text: the connector's text tokens (b, m, z).
-            latent_shape: shape of the target latents; its last three numbers (f, y, x) count.
+            latent_shape: shape of the whole target's latents; its last three numbers (f, y, x) count.
+            shown: which of its latent frames the latents, and a source of its size, will hold; None: all of them.
             references: normalised latents (b, c, f', y', x') of each reference, of any size: pictures, then the video.
             markers: (b, references, 2, d), the tokens before and behind each reference; not needed without references.
             context_mask: bool (b, m), True at real tokens, for padded texts; None when nothing is padded.
@@ -371,9 +373,11 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         Raises:
             ValueError: not one pair of markers for every reference, or latents that do not fit the patches.
         """
-        grids = [self._grid(latents.shape[-3:]) for latents in references]
-        target = self._grid(latent_shape[-3:])
-        positions = bounded_positions(grids, target)
+        frames, rows, columns = latent_shape[-3:]
+        source = edited(references, (frames if shown is None else len(shown), rows, columns))
+        target = self._grid((frames, rows, columns))
+        grids = [target if one is source else self._grid(one.shape[-3:]) for one in references]
+        positions = bounded_positions(grids, target, shown)
         key_mask = None if context_mask is None else context_mask.bool()[:, None, None, :]
         context, attended, pooled = self.context_embedder.prepare(text, key_mask)
         return Conditions(
@@ -385,8 +389,8 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             guidance=embed_number(
                 self.time_text_embed.guidance_embedder, torch.tensor([EMBEDDED_GUIDANCE], device=text.device)
             ),
-            places=None if self.place_embedding is None else self.place_embedding.tokens(target, text.device),
-            copied=copied_from(edited(references, latent_shape)),
+            places=None if self.place_embedding is None else self.place_embedding.tokens(target, text.device, shown),
+            copied=copied_from(source),
             references=self._reference_tokens(references, markers),
             rope=self._rope(positions, num_text=text.shape[1]).to(text.device),
         )

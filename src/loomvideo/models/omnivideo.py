@@ -76,20 +76,26 @@ class OmniVideoTransformer3DModel(WanTransformer):
 
     @apply_forward_hook  # offloaded weights are fetched for this, too
     def prepare(
-        self, contexts: Sequence[Tensor], *, latent_shape: Sequence[int], added: Tensor | None = None
+        self,
+        contexts: Sequence[Tensor],
+        *,
+        latent_shape: Sequence[int],
+        shown: Sequence[int] | None = None,
+        added: Tensor | None = None,
     ) -> ContextConditions:
         """Compute once what no step changes.
 
         Args:
             contexts: rows (m, dt) of each sample, of different lengths or equal ones, without padding.
-            latent_shape: shape of the latents; its last three numbers (f, y, x) count.
+            latent_shape: shape of the whole latents; its last three numbers (f, y, x) count.
+            shown: which of its latent frames the latents and the sources will hold; None: all of them.
             added: normalised sources (b, c, f, y, x), zeros where there is none, of models that are shown them so, too.
 
         Raises:
             ValueError: more rows than `max_context_len`, or latents that the patches do not fit.
         """
         grid = self.grid(latent_shape)
-        positions = grid_positions(grid, None)
+        positions = grid_positions(grid, None, shown)
         text_embedder = self.condition_embedder.text_embedder
         dtype = text_embedder.linear_1.weight.dtype
         rows, bias = pad_context([context.to(dtype) for context in contexts], self.config["max_context_len"])
@@ -99,7 +105,7 @@ class OmniVideoTransformer3DModel(WanTransformer):
             context_bias=bias,
             rope=rope_table(positions, self.axis_dims, rounded=False, fresh_time=False).unsqueeze(1).to(rows.device),
             added=None if added is None else added.to(dtype),
-            places=self.place_tokens(grid, rows.device),
+            places=self.place_tokens(grid, rows.device, shown),
             copied=copied_from(added),
         )
 

@@ -82,11 +82,13 @@ def rope_table(positions: Tensor, axis_dims: Sizes, *, rounded: bool, fresh_time
     return torch.complex(cos, sin)
 
 
-def grid_positions(grid: Sizes, time: int | None) -> Tensor:
-    """Positions (n, 3) of a token grid; `time` puts every frame at the same temporal position."""
+def grid_positions(grid: Sizes, time: int | None, shown: Sequence[int] | None = None) -> Tensor:
+    """Positions (n, 3) of a token grid, or of its frames `shown`; `time` puts every frame at the same temporal position."""
     frames, rows, columns = (torch.arange(size) for size in grid)
     if time is not None:
         frames = torch.full_like(frames, time)
+    if shown is not None:
+        frames = frames[list(shown)]
     return torch.stack(torch.meshgrid(frames, rows, columns, indexing="ij"), dim=-1).flatten(0, 2)
 
 
@@ -271,9 +273,9 @@ class WanTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin):
             return self._gradient_checkpointing_func(block, *arguments)  # pyright: ignore[reportOptionalCall]
         return block(*arguments)
 
-    def place_tokens(self, grid: Sizes, device: torch.device) -> Tensor | None:
+    def place_tokens(self, grid: Sizes, device: torch.device, shown: Sequence[int] | None = None) -> Tensor | None:
         """(1, n, d), what is added to the target's tokens; None for a denoiser without absolute places."""
-        return None if self.place_embedding is None else self.place_embedding.tokens(grid, device)
+        return None if self.place_embedding is None else self.place_embedding.tokens(grid, device, shown)
 
     def head(self, x: Tensor, embedding: Tensor, grid: Sizes, copied: Copied | None) -> Tensor:
         """Target tokens (b, n, d) and the time's embedding (b, 1, d) -> what is predicted (b, c, f, y, x)."""
@@ -359,6 +361,7 @@ class LoomVideoTransformer3DModel(WanTransformer):
         layers: Sequence[Tensor],
         *,
         latent_shape: Sequence[int],
+        shown: Sequence[int] | None = None,
         source: Tensor | None = None,
         references: Sequence[Tensor] = (),
         context_mask: Tensor | None = None,
@@ -367,7 +370,8 @@ class LoomVideoTransformer3DModel(WanTransformer):
 
         Args:
             layers: the language model's layer (b, m, dm) of each block, in the blocks' order.
-            latent_shape: shape of the target latents; its last three numbers (f, y, x) count.
+            latent_shape: shape of the whole target's latents; its last three numbers (f, y, x) count.
+            shown: which of its latent frames the latents and the source will hold; None: all of them.
             source: normalised latents (b, c, f, y, x) of the target's shape. Zeros and None mean: no source.
             references: normalised latents (b, c, f', y', x') of each reference, of any size, in the request's order.
             context_mask: bool (b, m), True at real tokens, for padded contexts; None when nothing is padded.
@@ -375,7 +379,7 @@ class LoomVideoTransformer3DModel(WanTransformer):
         Raises:
             ValueError: not one layer for every block, or a source of another shape than the target.
         """
-        grid = self._check_conditions(layers, latent_shape, source)
+        grid = self._check_conditions(layers, latent_shape, shown, source)
         return Conditions(
             context=tuple(
                 block.attn2.keys_values(self.mllm_embedder(layer))
@@ -383,10 +387,10 @@ class LoomVideoTransformer3DModel(WanTransformer):
             ),
             context_mask=None if context_mask is None else context_mask.bool()[:, None, None, :],
             source=self._source_tokens(source, layers[0]),
-            places=self.place_tokens(grid, layers[0].device),
+            places=self.place_tokens(grid, layers[0].device, shown),
             copied=None if self.source_patch_embedding is None else copied_from(source),
             references=self._reference_tokens(references),
-            rope=self._rope(grid, [self.grid(latents.shape) for latents in references]).to(layers[0].device),
+            rope=self._rope(grid, shown, [self.grid(one.shape) for one in references]).to(layers[0].device),
         )
 
     def forward(self, latents: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
@@ -418,12 +422,12 @@ class LoomVideoTransformer3DModel(WanTransformer):
             return None
         return torch.cat([patchify(self.patch_embedding, latents) for latents in references], dim=1)
 
-    def _rope(self, grid: Sizes, reference_grids: Sequence[Sizes]) -> Tensor:
+    def _rope(self, grid: Sizes, shown: Sequence[int] | None, reference_grids: Sequence[Sizes]) -> Tensor:
         """Rotations (n + r, 1, k / 2): the target's from frame 0, each reference's at its one negative time."""
         times = [None, *(reference_time(i) for i in range(len(reference_grids)))]
         tables = [
             rope_table(
-                grid_positions(part, time),
+                grid_positions(part, time, shown if time is None else None),
                 self.axis_dims,
                 rounded=self.config["rounded_rotary_tables"],
                 fresh_time=time is not None,
@@ -432,19 +436,26 @@ class LoomVideoTransformer3DModel(WanTransformer):
         ]
         return torch.cat(tables).unsqueeze(1)
 
-    def _check_conditions(self, layers: Sequence[Tensor], latent_shape: Sequence[int], source: Tensor | None) -> Sizes:
+    def _check_conditions(
+        self,
+        layers: Sequence[Tensor],
+        latent_shape: Sequence[int],
+        shown: Sequence[int] | None,
+        source: Tensor | None,
+    ) -> Sizes:
         if len(layers) != len(self.blocks):
             raise ValueError(
                 f"{len(layers)} layers for {len(self.blocks)} blocks: give each block one MLLM layer, "
                 "as conditioning.deepstack.layers_for_blocks picks them"
             )
-        target = tuple(latent_shape[-3:])
+        frames, rows, columns = latent_shape[-3:]
+        target = (frames if shown is None else len(shown), rows, columns)
         if source is not None and tuple(source.shape[-3:]) != target:
             raise ValueError(
                 f"source latents of {tuple(source.shape[-3:])} for a target of {target} (frames, rows, columns): "
                 "both must be equal, so resize and cut the source to the target"
             )
-        return self.grid(target)
+        return self.grid(latent_shape)
 
 
 def _check_wan_fields(config: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from loomvideo.training.freeze import is_trainable
+from loomvideo.training.objective import Shown
 from loomvideo.training.recipe import Batch, Draw, Prepared, Recipe, Stage
 from loomvideo.training.run import Run, RunConfig
 
@@ -24,6 +25,9 @@ KEPT = 200_000_000  # numbers of a kind's and layout's targets: 65,000 pictures,
 SMALLEST_BATCH = 4
 # Each of a kind of its own: after steps of one kind alone the next undoes some of what the last has taught.
 BATCHES_A_STEP = 2
+# Behind a kind of clips in a stage's shares: of a few of their frames, so that a batch has five times as many clips.
+SOME_FRAMES = ", some frames"
+NUM_SHOWN = 3
 SMALL_DISTANCE = 0.03  # mean square; a plain ground with a small object differs from its median by so much
 LARGE_DISTANCE = 0.15  # mean square; the median edit of a picture changes 0.06
 Loss = tuple[Tensor, dict[str, float]]  # and what the log says of it
@@ -61,11 +65,22 @@ class Shards:
     def batch(self, shares: Mapping[str, float]) -> list[Prepared]:
         """Samples of one kind, drawn by the shares of those that are there, and of one layout, by how many it has."""
         self.refresh()
-        wanted = {kind: share for kind, share in shares.items() if kind in self.kinds} or dict.fromkeys(self.kinds, 1.0)
-        layouts = self.kinds[list(wanted)[self._draw(list(wanted.values()))]]
+        wanted = {kind: share for kind, share in shares.items() if kind.removesuffix(SOME_FRAMES) in self.kinds}
+        wanted = wanted or dict.fromkeys(self.kinds, 1.0)
+        kind = list(wanted)[self._draw(list(wanted.values()))]
+        layouts = self.kinds[kind.removesuffix(SOME_FRAMES)]
         items = list(layouts.values())[self._draw([len(items) for items in layouts.values()])]
-        size = max(self.tokens_a_batch // self.recipe.num_tokens(items[0]), SMALLEST_BATCH)
-        return [items[int(index)] for index in self.rng.integers(len(items), size=size)]
+        shown = self._some_frames(items[0]["target"].shape[1]) if kind.endswith(SOME_FRAMES) else None
+
+        def picked(item: Prepared) -> Prepared:
+            return item if shown is None else self.recipe.only(item, shown)
+
+        size = max(self.tokens_a_batch // self.recipe.num_tokens(picked(items[0])), SMALLEST_BATCH)
+        return [picked(items[int(index)]) for index in self.rng.integers(len(items), size=size)]
+
+    def _some_frames(self, frames: int) -> Shown:
+        drawn = self.rng.choice(frames, size=min(NUM_SHOWN, frames), replace=False)
+        return Shown(tuple(sorted(drawn.tolist())), frames)
 
     def _draw(self, weights: Sequence[float]) -> int:
         return int(self.rng.choice(len(weights), p=np.array(weights, float) / sum(weights)))

@@ -20,7 +20,7 @@ from loomvideo.systems.request import ModelLimits
 from loomvideo.training import objective
 from loomvideo.training.features import encode, encode_each, shown_scenes, states_of, told, told_of
 from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, PLANNING, TASKS, VIDEO_BUDGET, visuals_of
-from loomvideo.training.objective import Group
+from loomvideo.training.objective import Group, Shown
 from loomvideo.training.recipe import (
     NO_DROPOUT,
     NO_TEXT,
@@ -85,10 +85,14 @@ STAGES = (
             "edit picture": 0.22,
             "style picture": 0.05,
             "references picture": 0.06,
-            "words clip": 0.20,
-            "edit clip": 0.13,
-            "style clip": 0.04,
-            "references clip": 0.06,
+            "words clip": 0.06,
+            "words clip, some frames": 0.13,
+            "edit clip": 0.05,
+            "edit clip, some frames": 0.10,
+            "style clip": 0.01,
+            "style clip, some frames": 0.02,
+            "references clip": 0.01,
+            "references clip, some frames": 0.05,
         },
     ),
 )
@@ -122,6 +126,10 @@ class LoomVideoRecipe:
         if "source" not in item:
             return f"words {moving}"
         return f"style {moving}" if item["task"].startswith("style") else f"edit {moving}"
+
+    def only(self, item: Prepared, shown: Shown) -> Prepared:
+        frames = {name: item[name][:, list(shown.frames)] for name in ("target", "source") if name in item}
+        return item | frames | {"shown": shown}
 
     def num_tokens(self, item: Prepared) -> int:
         return sum(latents[0].numel() // 4 for latents in (item["target"], *item["references"]))
@@ -362,4 +370,5 @@ def make_group(draws: Sequence[Draw], unconditional: Tensor, device: torch.devic
         context_mask=None if bool(mask.all()) else mask.to(device),
         source=source,
         references=references,
+        shown=items[0].get("shown"),
     )

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +12,13 @@ from torch import Tensor
 from loomvideo.models.wan import LoomVideoTransformer3DModel
 
 MIN_NOISE = 1e-3  # the noise that remains at t = 0
+
+
+class Shown(NamedTuple):
+    """Latent frames that stand for a clip."""
+
+    frames: tuple[int, ...]
+    of: int  # so many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +32,7 @@ class Group:
     context_mask: Tensor | None = None  # (b, m), True at real tokens; None where nothing is padded
     source: Tensor | None = None  # normalised (b, c, f, y, x); zeros in the rows that have no source
     references: Sequence[Tensor] = ()  # normalised (b, c, f', y', x'), in order
+    shown: Shown | None = None  # where latents and source are but some of a clip's frames
 
 
 def dynamic_shift(num_tokens: int, *, base: float = 1.0, base_tokens: int = 64, scale: float = 0.5) -> float:
@@ -73,10 +82,21 @@ def error_weights(prediction: str, time: Tensor) -> Tensor:
     return weights[:, None, None, None, None]
 
 
+def whole(latents: Tensor, shown: Shown | None) -> tuple[int, ...]:
+    """The shape (f, y, x) of the clip that latents (b, c, f, y, x) are of."""
+    frames, rows, columns = latents.shape[-3:]
+    return frames if shown is None else shown.of, rows, columns
+
+
+def frames_of(shown: Shown | None) -> tuple[int, ...] | None:
+    return None if shown is None else shown.frames
+
+
 def predict_velocity(transformer: LoomVideoTransformer3DModel, group: Group) -> Tensor:
     conditions = transformer.prepare(
         group.layers,
-        latent_shape=group.latents.shape,
+        latent_shape=whole(group.latents, group.shown),
+        shown=frames_of(group.shown),
         source=group.source,
         references=group.references,
         context_mask=group.context_mask,

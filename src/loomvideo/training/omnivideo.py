@@ -25,6 +25,7 @@ from loomvideo.training import omnivideo_objective, omnivideo_samples
 from loomvideo.training.context_objective import NUM_LEVELS
 from loomvideo.training.loomvideo import NUM_BLOCKS, PALETTE_SIZE
 from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, PLANNING, VIDEO_BUDGET
+from loomvideo.training.objective import Shown
 from loomvideo.training.omnivideo_objective import ContextBatch, OmniVideoModel
 from loomvideo.training.recipe import (
     NO_DROPOUT,
@@ -75,8 +76,12 @@ UNDERSTANDING: Mixture = (("caption", _PICTURE, 0.1), ("question", _PICTURE, 0.1
 
 HEADS = {"answer picture": 0.5, "align picture": 0.5}
 TEXT_SPACE = {"space picture": 0.7, "space clip": 0.3}
-GENERATION = {"generation picture": 0.8, "generation clip": 0.2}
-MIXED = {"mixed picture": 0.55, "mixed clip": 0.45}  # the two groups; each holds generations and edits
+GENERATION = {"generation picture": 0.8, "generation clip, some frames": 0.2}
+MIXED = {
+    "mixed picture": 0.6,
+    "mixed clip": 0.1,
+    "mixed clip, some frames": 0.3,
+}  # the two groups; each holds generations and edits
 
 PARTS = ("transformer", "vision_head", "adapter", "source_tokenizer")  # what the last stage trains, and what is saved
 LM_HEAD = "lm_head.safetensors"
@@ -106,6 +111,10 @@ class OmniVideoRecipe:
 
     def kind(self, item: Prepared) -> str:
         return item["kind"]
+
+    def only(self, item: Prepared, shown: Shown) -> Prepared:
+        frames = {name: item[name][:, list(shown.frames)] for name in ("target", "edited") if name in item}
+        return item | frames | {"shown": shown}
 
     def num_tokens(self, item: Prepared) -> int:
         """Of the target alone: what a batch mixes differs in its context, which costs little."""

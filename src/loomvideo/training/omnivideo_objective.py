@@ -19,7 +19,7 @@ from loomvideo.conditioning.context import LAYOUTS, assemble
 from loomvideo.models.context_rows import QueryTransformer, SourceTokenizer
 from loomvideo.models.omnivideo import OmniVideoTransformer3DModel
 from loomvideo.training.context_objective import NUM_LEVELS, alignment_loss, next_token_loss
-from loomvideo.training.objective import add_noise, error_weights, velocity_target
+from loomvideo.training.objective import Shown, add_noise, error_weights, frames_of, velocity_target, whole
 
 Aim = Literal["answer", "align", "space", "flow"]
 
@@ -67,6 +67,7 @@ class ContextBatch:
     source_places: Tensor  # (k,) in the batch
     sources: Tensor | None = None  # (k, c, f, y, x), normalised
     pooled: Tensor | None = None  # (b, dm), the tower's tokens of every target, their mean
+    shown: Shown | None = None  # where latents and sources are but some of a clip's frames
     labels: Tensor | None = None  # (b, m), -100 at what is asked
 
 
@@ -108,7 +109,9 @@ def predict_velocity(model: OmniVideoModel, mllm: PreTrainedModel, batch: Contex
     added = None
     if batch.sources is not None:
         added = torch.zeros_like(batch.latents).index_copy(0, batch.source_places, batch.sources)
-    conditions = model.transformer.prepare(contexts, latent_shape=batch.latents.shape, added=added)
+    conditions = model.transformer.prepare(
+        contexts, latent_shape=whole(batch.latents, batch.shown), shown=frames_of(batch.shown), added=added
+    )
     noisy = add_noise(batch.latents, batch.noise, batch.time, min_noise=0)
     return model.transformer(noisy, NUM_LEVELS * batch.time, conditions)
 

@@ -220,6 +220,7 @@ def make_batch(
         source_places=torch.tensor([place for place, _ in kept], dtype=torch.long, device=device),
         sources=torch.stack([source for _, source in kept]).to(device).float() if kept else None,
         pooled=torch.stack([item["pooled"] for item in items]).to(device).float() if aim == "align" else None,
+        shown=items[0].get("shown"),
         labels=_padded([item["labels"] for item in items], IGNORED).to(device) if aim == "answer" else None,
     )
 

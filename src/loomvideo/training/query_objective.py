@@ -19,7 +19,7 @@ from loomvideo.conditioning.queries import positions_with_queries
 from loomvideo.models.connector import QueryConnector
 from loomvideo.models.hunyuan import VinoTransformer3DModel
 from loomvideo.models.qwen import Visual, up_to_last_layer
-from loomvideo.training.objective import add_noise, error_weights, velocity_target
+from loomvideo.training.objective import Shown, add_noise, error_weights, frames_of, velocity_target, whole
 
 TIMESTEPS = 999.0  # what the denoiser is told at time 1
 
@@ -56,6 +56,7 @@ class QueryGroup:
     time: Tensor  # flow time (b,) in 0..1, 1 is pure noise
     chats: ChatBatch
     references: Sequence[Tensor] = ()  # normalised (b, c, f', y', x'): pictures, then the clip
+    shown: Shown | None = None  # where latents, and the clip if it is edited, are but some of a clip's frames
 
 
 @torch.no_grad()
@@ -119,7 +120,8 @@ def predict_velocity(model: VinoModel, mllm: PreTrainedModel, group: QueryGroup)
     text, markers = model.connector(features, group.chats.marker_rows, text_rows)
     conditions = model.transformer.prepare(
         text,
-        latent_shape=group.latents.shape,
+        latent_shape=whole(group.latents, group.shown),
+        shown=frames_of(group.shown),
         references=group.references,
         markers=markers,
         context_mask=F.pad(read, (0, len(queries)), value=1),

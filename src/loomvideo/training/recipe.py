@@ -21,7 +21,7 @@ from loomvideo.systems.pipeline import VideoPipeline
 from loomvideo.systems.request import ModelLimits
 from loomvideo.training.freeze import Rule
 from loomvideo.training.mllm import BUILTIN_SIGHT, Sight
-from loomvideo.training.objective import dynamic_shift, sample_time
+from loomvideo.training.objective import Shown, dynamic_shift, sample_time
 
 # One prepared sample: tensors, numbers and text by name. Of every system's: "target" (c, f, y, x) float16, "references",
 # a list of such, and "task"; the rest is its own.
@@ -184,6 +184,10 @@ class Recipe(Protocol):
 
     def kind(self, item: Prepared) -> str:
         """What the stages' shares speak of."""
+        ...
+
+    def only(self, item: Prepared, shown: Shown) -> Prepared:
+        """A clip's sample of which the denoiser is given some latent frames alone, and told which: its "shown"."""
         ...
 
     def num_tokens(self, item: Prepared) -> int:

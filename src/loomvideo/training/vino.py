@@ -22,6 +22,7 @@ from loomvideo.systems.vino import VinoPipeline
 from loomvideo.training import query_objective, vino_samples
 from loomvideo.training.loomvideo import PALETTE_SIZE
 from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, PLANNING, VIDEO_BUDGET
+from loomvideo.training.objective import Shown
 from loomvideo.training.query_objective import TIMESTEPS, QueryGroup, VinoModel
 from loomvideo.training.recipe import (
     NO_DROPOUT,
@@ -93,12 +94,16 @@ EVERYTHING = {
     "style picture": 0.05,
     "guided_edit picture": 0.05,
     "mi2v picture": 0.04,
-    "words clip": 0.13,
-    "edit clip": 0.09,
-    "style clip": 0.03,
-    "guided_edit clip": 0.03,
-    "mi2v clip": 0.03,
-    "i2v clip": 0.03,
+    "words clip": 0.03,
+    "words clip, some frames": 0.10,
+    "edit clip": 0.02,
+    "edit clip, some frames": 0.07,
+    "style clip, some frames": 0.03,
+    "guided_edit clip, some frames": 0.03,
+    "mi2v clip": 0.01,
+    "mi2v clip, some frames": 0.02,
+    "i2v clip": 0.01,
+    "i2v clip, some frames": 0.02,
 }
 
 
@@ -120,6 +125,21 @@ class VinoRecipe:
 
     def kind(self, item: Prepared) -> str:
         return f"{item['task']} {'clip' if item['target'].shape[1] > 1 else 'picture'}"
+
+    def only(self, item: Prepared, shown: Shown) -> Prepared:
+        """Of the target, and of a source that it is an edit of; the chats have seen the whole."""
+        whole, kept = item["target"].shape[1:], list(shown.frames)
+
+        def of(references: Sequence[Tensor]) -> list[Tensor]:
+            return [one[:, kept] if one.shape[1:] == whole else one for one in references]
+
+        branches = {
+            name: item[name] | {"references": of(item[name]["references"])}
+            for name in ("full", "silent", "reduced")
+            if name in item
+        }
+        frames = {"target": item["target"][:, kept], "references": of(item["references"])}
+        return item | frames | branches | {"shown": shown}
 
     def num_tokens(self, item: Prepared) -> int:
         visual = sum(latents[0].numel() // 4 for latents in (item["target"], *item["references"]))

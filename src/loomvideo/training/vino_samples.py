@@ -186,6 +186,7 @@ def make_group(draws: Sequence[Draw], readers: Readers, device: torch.device, ru
         ).to(device),
         chats=_chats(branches, readers, device),
         references=references,
+        shown=items[0].get("shown"),
     )
 
 
