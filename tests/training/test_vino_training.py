@@ -1,5 +1,6 @@
 """VINO's training: what is prepared is what the pipeline reads, gradients go where they should, stages."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -26,13 +27,22 @@ from loomvideo.training.builtin import export
 from loomvideo.training.denoiser import SOME_FRAMES, set_trained, train_denoiser
 from loomvideo.training.features import told
 from loomvideo.training.launch import load_readers
-from loomvideo.training.loomvideo import LoomVideoRecipe
+from loomvideo.training.loomvideo import LoomVideoRecipe, build_denoiser
 from loomvideo.training.mllm import build_mllm, build_tokenizer, visuals_of
 from loomvideo.training.objective import Shown
 from loomvideo.training.query_objective import TIMESTEPS, VinoModel, ask, predict_velocity
 from loomvideo.training.recipe import NO_DROPOUT, BatchRules, Draw, Readers
 from loomvideo.training.vae import build_vae
-from loomvideo.training.vino import ALIGNMENT, BUCKETS, EVERYTHING, MIXTURE, PICTURES, VinoRecipe
+from loomvideo.training.vino import (
+    ALIGNMENT,
+    BUCKETS,
+    EVERYTHING,
+    HEAD_TIMESTEP,
+    MIXTURE,
+    PICTURES,
+    VinoRecipe,
+    draw_as,
+)
 from loomvideo.training.vino_samples import drop_conditions
 
 CPU = torch.device("cpu")
@@ -325,6 +335,7 @@ def test_from_nothing_every_stage_trains_everything_and_from_given_weights_the_f
 ):
     everything = {name for name, _ in model.named_parameters() if not name.startswith(UNUSED)}
     connectors = {name for name in everything if name.startswith("connector.")}
+    (tmp_path / "connector").mkdir()  # of a model of this system; who has looked which stages follow looks no further
     group = guided_group(recipe)
     for start, expected in (
         (None, [everything, everything, everything]),
@@ -334,6 +345,42 @@ def test_from_nothing_every_stage_trains_everything_and_from_given_weights_the_f
             model.zero_grad(set_to_none=True)
             set_trained(model, stage)
             assert backward(recipe, model, group) == names
+
+
+def drawing_denoiser(folder):
+    """LoomVideo's, whose blocks add nothing to their tokens, as a new VINO's; saved."""
+    torch.manual_seed(1)
+    drawing = build_denoiser()
+    for name, parameter in drawing.named_parameters():
+        nn.init.normal_(parameter, std=0.05)
+        if re.search(r"blocks\.\d+\.(attn\d\.to_out|ffn\.net\.2)", name):
+            nn.init.zeros_(parameter)
+    drawing.save_pretrained(folder / "loomvideo" / "transformer")
+    return drawing
+
+
+def test_a_run_may_begin_with_what_loomvideos_denoiser_knows_of_pixels(recipe, tmp_path):
+    """Tokens that no block has changed become the same latents, of pictures from words and of edits."""
+    drawing = drawing_denoiser(tmp_path)
+    begun = recipe.build(tmp_path).transformer
+    noisy, source = torch.randn(2, 1, 48, 1, 4, 4)
+    timestep = torch.tensor([HEAD_TIMESTEP])
+    no_words = [torch.zeros(1, 1, 192)] * len(drawing.blocks)
+    for given in (None, source):
+        references, markers = ((), None) if given is None else ([given], torch.zeros(1, 1, 2, 256))
+        told = begun.prepare(torch.zeros(1, 1, 192), latent_shape=noisy.shape, references=references, markers=markers)
+        shown = drawing.prepare(no_words, latent_shape=noisy.shape, source=given)
+        shown = replace(shown, source=torch.zeros(1, 1, 256))  # VINO's tokens of a source are its own
+        with torch.no_grad():
+            expected, velocity = drawing(noisy, timestep, shown), begun(noisy, timestep, told)
+        torch.testing.assert_close(velocity, expected, rtol=1e-4, atol=1e-4)
+    assert recipe.stages(tmp_path) == recipe.stages(None)
+
+
+def test_a_denoiser_of_another_size_is_refused(model, tmp_path):
+    drawing_denoiser(tmp_path)
+    with pytest.raises(ValueError, match="of another size"):
+        draw_as(model.transformer, tmp_path / "loomvideo" / "transformer")
 
 
 def test_only_the_targets_noise_is_predicted(recipe, model):

@@ -5,6 +5,7 @@ each of them trains. The published stages go from long captions to short prompts
 turns every request into a plan, and the published proxy tasks, which ask for a picture that is shown, have none.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from loomvideo.data.buckets import closest_resolution
 from loomvideo.data.samples import Sample
 from loomvideo.models.connector import QueryConnector
 from loomvideo.models.hunyuan import VinoTransformer3DModel, edited
+from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.sampling.euler import ShiftedEulerScheduler
 from loomvideo.systems.request import ModelLimits
 from loomvideo.systems.vino import VinoPipeline
@@ -41,6 +43,9 @@ from loomvideo.training.recipe import (
 )
 
 FLOW_SHIFT = 3.0
+HEAD_TIMESTEP = (
+    900.0  # at which the modulation of LoomVideo's head becomes the constant one that a new head begins with
+)
 NUM_QUERIES = 4
 TOKENS_A_BATCH = {"cpu": 1_280, "cuda": 49_152}  # of 2x2 latents, as published, and of text
 LIMITS = {
@@ -150,10 +155,11 @@ class VinoRecipe:
         """Pictures from words; pictures; everything.
 
         From given weights the first stage trains connectors and queries alone, so that what the denoiser knows is not
-        disturbed by tokens that mean nothing yet. A denoiser that knows nothing learns from the beginning.
+        disturbed by tokens that mean nothing yet. A denoiser that cannot read yet learns from the beginning.
         """
+        reads = start is not None and has_own_weights(start)
         return (
-            Stage(until=0.2, shares=ALIGNMENT, trained="all" if start is None else "connector"),
+            Stage(until=0.2, shares=ALIGNMENT, trained="connector" if reads else "all"),
             Stage(until=0.6, shares=PICTURES),
             Stage(until=1.0, shares=EVERYTHING),
         )
@@ -161,6 +167,10 @@ class VinoRecipe:
     def build(self, start: Path | None) -> VinoModel:
         if start is None:
             return build_model()
+        if not has_own_weights(start):
+            model = build_model()
+            draw_as(model.transformer, own_folder(start, "loomvideo") / "transformer")
+            return model
         folder = own_folder(start, "vino")
         transformer = VinoTransformer3DModel.from_pretrained(folder / "transformer")
         connector = QueryConnector.from_pretrained(folder / "connector")
@@ -211,6 +221,46 @@ class VinoRecipe:
         denoiser = pipeline.transformer
         blocks = [*denoiser.context_embedder.blocks, *denoiser.transformer_blocks, *denoiser.single_transformer_blocks]
         return [parameter for parameter in nn.ModuleList(blocks).parameters() if parameter.ndim == 2]
+
+
+def has_own_weights(start: Path) -> bool:
+    """Whether a model folder has this system's parts; one of LoomVideo alone has a denoiser whose head can draw."""
+    return (own_folder(start, "vino") / "connector").is_dir()
+
+
+def draw_as(transformer: VinoTransformer3DModel, folder: Path) -> None:
+    """Take over what LoomVideo's denoiser knows of pixels: how they become tokens and tokens become them, and the perceptrons
+    before that. Published VINO begins with a HunyuanVideo that draws (fact sheet 7).
+
+    Raises ValueError where the two differ in size.
+    """
+    drawing = LoomVideoTransformer3DModel.from_pretrained(folder).float()
+    given, own = drawing.state_dict(), transformer.state_dict()
+    embedding, _ = drawing.condition_embedder(torch.tensor([HEAD_TIMESTEP]))
+    shift, scale = (drawing.scale_shift_table + embedding)[0].detach()
+    taken = {"norm_out.linear.bias": torch.cat([scale, shift])}
+    patch, channels = math.prod(transformer.patch_size), transformer.config["out_channels"]
+    for name, value in given.items():
+        first = name.split(".")[0]
+        if first == "patch_embedding":
+            taken[f"x_embedder.proj.{name.removeprefix('patch_embedding.')}"] = value
+        elif name in own and first in ("place_embedding", "palette"):
+            taken[name] = value
+        elif name in own and first in ("proj_out", "copy_gate"):  # here a token's numbers are laid out channel first
+            rows = value.unflatten(0, (patch, channels)).transpose(0, 1).flatten(0, 1) if value.numel() > 1 else value
+            taken[name] = rows
+    last = len(drawing.blocks) - len(transformer.transformer_blocks)
+    for number in range(len(transformer.transformer_blocks)):
+        before = f"blocks.{last + number}.ffn."
+        for name, value in given.items():
+            if name.startswith(before):
+                taken[f"transformer_blocks.{number}.ff.{name.removeprefix(before)}"] = value
+    wrong = [name for name, value in taken.items() if value.shape != own[name].shape]
+    if wrong:
+        raise ValueError(
+            f"{folder}: {len(wrong)} tensors, {wrong[0]} the first, are of another size than this denoiser's"
+        )
+    transformer.load_state_dict(own | taken)
 
 
 def build_model() -> VinoModel:
