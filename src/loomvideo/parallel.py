@@ -167,11 +167,13 @@ def _cut_wan(model: wan.WanTransformer, tokens: Tokens) -> list[Any]:
     """Blocks of (x, modulation, num_target, rope, context, mask)."""
 
     def cut(module: nn.Module, given: tuple[Any, ...], *, first: bool) -> tuple[Any, ...]:
-        x, modulation, num_target, rope, *context = given
+        x, modulation, num_target, rope, context, mask = given
         tokens.total = len(rope)
         own = tokens.own
         own_target = max(0, min(num_target, own.stop) - own.start)
-        return x[:, own] if first else x, modulation, own_target, rope[own], *context
+        if mask is not None and mask.shape[2] > 1:  # tokens that read different parts of the context
+            mask = mask[:, :, own]
+        return x[:, own] if first else x, modulation, own_target, rope[own], context, mask
 
     return [*_hook(model.blocks, cut), _join_behind(model.blocks[-1], tokens)]
 

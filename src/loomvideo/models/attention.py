@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import repeat
 
 import torch
 from diffusers.models.attention_dispatch import (
@@ -33,7 +34,7 @@ SCORES_AT_ONCE = 2**22  # of `by_products`; half as many and twice as many take 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Queries (b, n, h, k) to keys and values (b, m, h, k) -> (b, n, h, k), by diffusers' active backend.
 
-    `mask` (b, 1, 1, m) is True at keys that are seen, or what is added to their logits. A kernel that takes no mask
+    `mask` (b, 1, 1 or n, m) is True at keys that are seen, or what is added to their logits. A kernel that takes no mask
     leaves masked calls to torch's own, which in bfloat16 on CPUs is slower than `by_products`.
     """
     active, backend = _AttentionBackendRegistry.get_active_backend()[0], None
@@ -50,11 +51,12 @@ def by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     k, v = k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()  # once, and not for every product
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros(mask.shape, device=q.device).masked_fill(~mask, float("-inf"))
-    bias = None if mask is None else mask.to(q.dtype)
+    bias = None if mask is None else mask.to(q.dtype).expand(-1, -1, q.shape[2], -1)
     queries_at_once = max(SCORES_AT_ONCE // (k.shape[0] * k.shape[1] * k.shape[2]), 1)
+    biases = repeat(None) if bias is None else bias.split(queries_at_once, dim=2)
     parts = []
-    for part in q.split(queries_at_once, dim=2):
-        scores = part @ k.mT if bias is None else part @ k.mT + bias  # (b, h, some of n, m)
+    for part, added in zip(q.split(queries_at_once, dim=2), biases, strict=False):
+        scores = part @ k.mT if added is None else part @ k.mT + added  # (b, h, some of n, m)
         parts.append(scores.softmax(-1) @ v)
     return torch.cat(parts, dim=2).transpose(1, 2)
 

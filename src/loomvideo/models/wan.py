@@ -26,6 +26,7 @@ from loomvideo.conditioning.source import add_source
 from loomvideo.models.attention import AttentionFunction, attention
 from loomvideo.models.places import PlaceEmbedding
 from loomvideo.models.prediction import Copied, CopyGate, Palette, check_prediction, copied_from, velocity_of
+from loomvideo.models.tracks import Tracks, frame_times, own_items
 
 ROPE_THETA = 10_000.0
 Sizes = tuple[int, int, int]  # along time, rows and columns
@@ -36,7 +37,7 @@ class Conditions:
     """All that the denoiser needs to know of a request (or a training batch) and that no step changes."""
 
     context: tuple[tuple[Tensor, Tensor], ...]  # keys and values (b, m, h, k) of every block's cross-attention
-    context_mask: Tensor | None  # (b, 1, 1, m), True at real tokens
+    context_mask: Tensor | None  # (b, 1, 1 or n + r, m), True at tokens that are read
     source: Tensor | None  # (b, n, d), or (1, 1, d) where there is no source
     places: Tensor | None  # (1, n, d), where the target's tokens lie
     copied: Copied | None  # what the head may copy
@@ -310,7 +311,8 @@ class LoomVideoTransformer3DModel(WanTransformer):
     trained with bfloat16 tables (fact sheet 4.10); `prediction`, "velocity" as published or "clean", and `copies_source`,
     whether its head may copy the source's numbers (models.prediction); `absolute_places`, off in the published ones,
     whether tokens know where in the clip they lie (models.places); `palette_size`, how many flat colours a token may have,
-    0 as published (models.prediction).
+    0 as published (models.prediction); `item_tracks`, whether what is read of a clip's plan is moved to the time of each
+    frame (models.tracks).
     """
 
     @register_to_config
@@ -339,9 +341,11 @@ class LoomVideoTransformer3DModel(WanTransformer):
         copies_source: bool = False,
         absolute_places: bool = False,
         palette_size: int = 0,
+        item_tracks: bool = False,
     ) -> None:
         super().__init__()
         dim = num_attention_heads * attention_head_dim
+        self.tracks = Tracks(mllm_dim) if item_tracks else None
         self.mllm_embedder = LayerProjector(mllm_dim, dim)
         self.source_patch_embedding = None
         if use_source_embedding:
@@ -351,6 +355,8 @@ class LoomVideoTransformer3DModel(WanTransformer):
     def reset_parameters(self) -> None:
         """As in every Wan denoiser; the language model's projector and the source start at zero, too."""
         super().reset_parameters()
+        if self.tracks is not None:
+            self.tracks.reset_parameters()
         for module in (self.mllm_embedder.linear_2, self.source_patch_embedding):
             if module is not None:
                 nn.init.zeros_(module.weight)
@@ -380,17 +386,21 @@ class LoomVideoTransformer3DModel(WanTransformer):
             ValueError: not one layer for every block, or a source of another shape than the target.
         """
         grid = self._check_conditions(layers, latent_shape, shown, source)
+        reference_grids = [self.grid(latents.shape) for latents in references]
+        mask = None if context_mask is None else context_mask.bool()[:, None, None, :]
+        if self.tracks is not None and grid[0] > 1:
+            layers, mask = self._move_items(layers, mask, grid, shown, sum(map(math.prod, reference_grids)))
         return Conditions(
             context=tuple(
                 block.attn2.keys_values(self.mllm_embedder(layer))
                 for block, layer in zip(cast("Sequence[Block]", self.blocks), layers, strict=True)
             ),
-            context_mask=None if context_mask is None else context_mask.bool()[:, None, None, :],
+            context_mask=mask,
             source=self._source_tokens(source, layers[0]),
             places=self.place_tokens(grid, layers[0].device, shown),
             copied=None if self.source_patch_embedding is None else copied_from(source),
             references=self._reference_tokens(references),
-            rope=self._rope(grid, shown, [self.grid(one.shape) for one in references]).to(layers[0].device),
+            rope=self._rope(grid, shown, reference_grids).to(layers[0].device),
         )
 
     def forward(self, latents: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
@@ -408,6 +418,26 @@ class LoomVideoTransformer3DModel(WanTransformer):
             x = self.run_block(block, x, modulation, num_target, conditions.rope, context, conditions.context_mask)
         said = self.head(x[:, :num_target], embedding, self.grid(latents.shape), conditions.copied)
         return velocity_of(said, self.config["prediction"], latents, timestep)
+
+    def _move_items(
+        self,
+        layers: Sequence[Tensor],
+        mask: Tensor | None,
+        grid: Sizes,
+        shown: Sequence[int] | None,
+        num_reference_tokens: int,
+    ) -> tuple[list[Tensor], Tensor]:
+        """Layers (b, m, dm) and mask (b, 1, 1, m) -> those of all frames, one behind the other, and who reads which.
+
+        Tokens of a frame read its own; references read what the language model said.
+        """
+        assert self.tracks is not None
+        num_items = layers[0].shape[1]
+        times = frame_times(grid[0], shown, layers[0].device)
+        num_tokens = [grid[1] * grid[2]] * len(times) + [num_reference_tokens]
+        moved = [torch.cat([*self.tracks(layer, times).unbind(1), layer], dim=1) for layer in layers]
+        own = own_items(num_tokens, num_items, layers[0].device)[None, None]
+        return moved, own if mask is None else own & mask.repeat(1, 1, 1, len(num_tokens))
 
     def _source_tokens(self, source: Tensor | None, near: Tensor) -> Tensor | None:
         if self.source_patch_embedding is None:

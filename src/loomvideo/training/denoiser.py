@@ -156,6 +156,8 @@ def train_denoiser(
         warmup_steps=40,
     )
     model = recipe.build(start)
+    if start is None and not config.state_file.exists():
+        recipe.teach(model, device)
     run = Run(config, model, device)
     data = Shards(shards, recipe, run.steps, recipe.tokens_a_batch[device.type])
     stages, entered = recipe.stages(start), None

@@ -36,6 +36,7 @@ from loomvideo.training.recipe import (
     Stage,
     own_folder,
 )
+from loomvideo.training.tracks import teach_tracks
 
 FLOW_SHIFT = 3.0
 NUM_BLOCKS = 3  # a plan leaves little to be thought about: twice as many steps of three are worth more than six blocks
@@ -143,6 +144,11 @@ class LoomVideoRecipe:
             return LoomVideoTransformer3DModel.from_pretrained(folder).float().train()
         return build_denoiser()
 
+    def teach(self, model: LoomVideoTransformer3DModel, device: torch.device) -> None:
+        """Where the items of plans are at the times of frames."""
+        if model.tracks is not None:
+            teach_tracks(model.tracks, device)
+
     def batch(self, draws: Sequence[Draw], device: torch.device, rules: BatchRules | None = None) -> Group:
         return make_group(draws, self.unconditional, device, rules or self.rules)
 
@@ -203,6 +209,7 @@ def build_denoiser() -> LoomVideoTransformer3DModel:
         copies_source=True,
         absolute_places=True,
         palette_size=PALETTE_SIZE,
+        item_tracks=True,
     )
     # Projector and source start at zero to leave a trained denoiser undisturbed; there is none here. Places start louder than
     # noise, which says nothing of where things are.

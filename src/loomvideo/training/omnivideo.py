@@ -157,6 +157,9 @@ class OmniVideoRecipe:
         model.lm_head = None if self.lm_head is None else self.lm_head.requires_grad_(True)
         return model.float().train()
 
+    def teach(self, model: OmniVideoModel, device: torch.device) -> None:
+        """Nothing: it reads all that a plan says at every frame."""
+
     def batch(self, draws: Sequence[Draw], device: torch.device, rules: BatchRules | None = None) -> ContextBatch:
         return omnivideo_samples.make_batch(draws, self.nothing, self.readers, device, rules or self.rules)
 

@@ -202,6 +202,10 @@ class Recipe(Protocol):
         """All that is trained: new, or as it lies in the model folder ``start``."""
         ...
 
+    def teach(self, model: Any, device: torch.device) -> None:
+        """What a new model is taught before its first step, of what needs no samples."""
+        ...
+
     def batch(self, draws: Sequence[Draw], device: torch.device, rules: BatchRules | None = None) -> Any:
         """A `Batch` of samples of one kind and layout; some lose conditions, so that guidance has its weaker branches.
 

@@ -41,6 +41,10 @@ class RunConfig:
     save_seconds: float = 120.0
     seed: int = 0
 
+    @property
+    def state_file(self) -> Path:
+        return self.folder / "state.pt"
+
 
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether matrix products of bfloat16 are faster than float32's: GPUs, and CPUs with instructions for them."""
@@ -95,7 +99,7 @@ class Run(Generic[Model]):
             muon = Muon(matrices, lr=config.matrix_rate, weight_decay=config.weight_decay, precision=precision)
             self.optimizers, self.rates = [muon, adamw], [config.matrix_rate, config.learning_rate]
         self.ema = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        self.file = config.folder / "state.pt"
+        self.file = config.state_file
         if self.file.exists():
             self._resume()
         self.started = self.saved = self.logged = time.monotonic()

@@ -176,6 +176,9 @@ class VinoRecipe:
         connector = QueryConnector.from_pretrained(folder / "connector")
         return VinoModel(transformer, connector).float().train()
 
+    def teach(self, model: VinoModel, device: torch.device) -> None:
+        """Nothing: it reads all that a plan says at every frame."""
+
     def batch(self, draws: Sequence[Draw], device: torch.device, rules: BatchRules | None = None) -> QueryGroup:
         return vino_samples.make_group(draws, self.readers, device, rules or self.rules)
 

@@ -7,6 +7,7 @@ that plan a layout for a denoiser: Lian et al., "LLM-grounded Video Diffusion Mo
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from loomvideo.data.world.tasks import Sample
 END = ";"  # of an item
 PLACES = tuple(f" {number:02d}" for number in range(100))
 # When a motion is farthest from its start; others stay at one place.
+CHANGING = ("spins", "grows", "shrinks")  # motions that are more than another place
 FARTHEST = dict.fromkeys((*SIDEWAYS, *UPRIGHT), 1.0) | {"bounces": 0.25, "circles around": 0.5}
 
 
@@ -280,6 +282,24 @@ def codes_of(sample: Sample, astray: Callable[[], float] = lambda: 0.0) -> np.nd
     what stands in a source: where something is added the plan alone decides."""
     codes = [_code(facts, (lambda: 0.0) if facts["kind"] == "add" else astray) for facts in item_facts(sample)]
     return np.stack(codes).astype(np.float32)
+
+
+def codes_at(sample: Sample, time: float) -> np.ndarray:
+    """The codes of a clip's items at ``time`` in 0..1: what moves says where it is then, as if it were in a picture; of what
+    turns or grows they say so, too."""
+    codes = codes_of(
+        replace(sample, scene=_stopped(sample.scene, time), source_scene=_stopped(sample.source_scene, time))
+    )
+    first = OFFSETS["motion"]
+    codes[:, [first + number for number, motion in enumerate(MOTIONS) if motion not in CHANGING]] = 0.0
+    return codes
+
+
+def _stopped(scene: Scene | None, time: float) -> Scene | None:
+    if scene is None:
+        return None
+    there = [(item, pose(item, time)) for item in scene.objects]
+    return replace(scene, objects=tuple(replace(item, x=at.x, y=at.y, travel=0.0) for item, at in there))
 
 
 def _code(facts: Facts, astray: Callable[[], float]) -> np.ndarray:
