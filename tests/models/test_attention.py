@@ -16,6 +16,7 @@ MASKS = {
     "none": None,
     "bool": torch.arange(KEYS) < torch.tensor([[[[KEYS]]], [[[4]]]]),
     "bias": torch.randn(BATCH, 1, 1, KEYS),
+    "of each query": torch.arange(KEYS) <= torch.arange(QUERIES)[:, None].expand(1, 1, QUERIES, 1),
 }
 
 

@@ -19,7 +19,7 @@ from loomvideo.systems.omnivideo import OmniVideoPipeline
 from loomvideo.systems.plan import plan
 from loomvideo.systems.request import Request
 from loomvideo.systems.thinking import rethought
-from loomvideo.training import denoiser
+from loomvideo.training import denoiser, omnivideo
 from loomvideo.training.builtin import export
 from loomvideo.training.context_objective import level_table, level_weights
 from loomvideo.training.denoiser import SOME_FRAMES, layout_of, set_trained, train_denoiser
@@ -426,7 +426,10 @@ def test_a_run_from_given_weights_begins_with_them(recipe, model, tmp_path):
     assert all(torch.equal(begun[name], value) for name, value in model.state_dict().items())
 
 
-def test_a_run_may_begin_with_loomvideos_denoiser_which_draws_but_reads_otherwise(recipe, tmp_path):
+def test_a_run_may_begin_with_loomvideos_denoiser_and_learns_to_read_as_it_does(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(omnivideo, "READING_SAMPLES", 60)
+    monkeypatch.setattr(omnivideo, "READING_STEPS", 100)
+    torch.manual_seed(0)
     drawing = build_denoiser()
     drawing.save_pretrained(tmp_path / "loomvideo" / "transformer")
     begun = recipe.build(tmp_path).transformer.state_dict()
@@ -434,6 +437,11 @@ def test_a_run_may_begin_with_loomvideos_denoiser_which_draws_but_reads_otherwis
     assert taken == drawing.state_dict().keys() & taken
     assert all(torch.equal(begun[name], drawing.state_dict()[name]) for name in taken)
     assert recipe.stages(tmp_path) == recipe.stages(None)
+    states = omnivideo.states_of_plans(192)
+    embedder = recipe.build(tmp_path).transformer.condition_embedder.text_embedder
+    with torch.no_grad():
+        wanted, read = drawing.mllm_embedder(states), embedder(states)
+    assert (read - wanted).square().mean() < 0.3 * wanted.var()
 
 
 def test_a_denoiser_of_another_size_is_refused(model, tmp_path):

@@ -5,6 +5,7 @@ how often, and how long the stages are. The built-in model is of the first relea
 systems share; the language model's token embeddings stand for the text encoder, its vision tower for SigLIP.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from loomvideo.data.samples import Sample
+from loomvideo.data.world.tasks import sample
 from loomvideo.models.context_rows import QueryTransformer, SourceTokenizer
 from loomvideo.models.omnivideo import OmniVideoTransformer3DModel
 from loomvideo.models.wan import LoomVideoTransformer3DModel
@@ -23,6 +25,7 @@ from loomvideo.systems.omnivideo import OmniVideoPipeline
 from loomvideo.systems.request import ModelLimits
 from loomvideo.training import omnivideo_objective, omnivideo_samples
 from loomvideo.training.context_objective import NUM_LEVELS
+from loomvideo.training.features import stated
 from loomvideo.training.loomvideo import NUM_BLOCKS, PALETTE_SIZE
 from loomvideo.training.mllm import FRAME_RULE, IMAGE_BUDGET, PLANNING, VIDEO_BUDGET
 from loomvideo.training.objective import Shown
@@ -43,7 +46,10 @@ from loomvideo.training.recipe import (
     own_folder,
 )
 
+log = logging.getLogger(__name__)
+
 FLOW_SHIFT = 3.0
+READING_SAMPLES, READING_STEPS, READING_RATE = 3000, 1500, 3e-3  # of an embedder that begins as LoomVideo's projector
 TOKENS_A_BATCH = {"cpu": 1_280, "cuda": 12_288}  # 80 pictures or 4 clips of 128 x 128 x 17
 LIMITS = {
     **WORLD_LIMITS,
@@ -222,11 +228,12 @@ def has_own_weights(start: Path) -> bool:
 
 
 def draw_as(transformer: OmniVideoTransformer3DModel, folder: Path) -> None:
-    """Take over what LoomVideo's denoiser knows, all but its own way to read: as the paper begins with a trained Wan (10.2).
+    """Take over what LoomVideo's denoiser knows, and what it makes of plans: as the paper begins with a trained Wan (10.2).
 
     Raises ValueError where the two differ in size.
     """
-    drawing = LoomVideoTransformer3DModel.from_pretrained(folder).state_dict()
+    denoiser = LoomVideoTransformer3DModel.from_pretrained(folder).float()
+    drawing = denoiser.state_dict()
     own = transformer.state_dict()
     given = {name: drawing.get(name, torch.empty(0)) for name in own if "text_embedder" not in name}
     wrong = [name for name, value in given.items() if value.shape != own[name].shape]
@@ -235,6 +242,38 @@ def draw_as(transformer: OmniVideoTransformer3DModel, folder: Path) -> None:
             f"{folder}: {len(wrong)} tensors, {wrong[0]} the first, are of another size than this denoiser's"
         )
     transformer.load_state_dict(own | given)
+    states = states_of_plans(transformer.config["text_dim"])
+    left = read_as(transformer.condition_embedder.text_embedder, denoiser.mllm_embedder, states)
+    log.info("%.1f %% of what LoomVideo's projector says is left to learn", 100 * left)
+
+
+def read_as(embedder: nn.Module, projector: nn.Module, states: Tensor) -> float:
+    """Teach a text embedder (r, dt) -> (r, d) what LoomVideo's projector makes of the states (r, dt) of plans, about as far off
+    as they are read; what is left, as a share of what there is."""
+    with torch.no_grad():
+        wanted = projector(states)
+    optimizer = torch.optim.AdamW(embedder.parameters(), lr=READING_RATE, weight_decay=0.0, fused=True)
+    generator = torch.Generator().manual_seed(0)
+    left = 1.0
+    for step in range(READING_STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = READING_RATE * (1 - step / READING_STEPS)
+        rows = torch.randint(len(states), (512,), generator=generator)
+        loss = (embedder(states[rows]) - wanted[rows]).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        left = float(loss.detach() / wanted[rows].var())
+    return left
+
+
+def states_of_plans(dim: int) -> Tensor:
+    """States (r, dm) of the plans that a denoiser is told."""
+    rng = np.random.default_rng([12, 0])
+    drawn = [
+        sample(task, rng, **sizes) for task, sizes, share in MIXTURE for _ in range(round(READING_SAMPLES * share))
+    ]
+    return torch.cat([stated(one, dim) for one in drawn])
 
 
 def build_model() -> OmniVideoModel:
