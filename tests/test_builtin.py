@@ -72,14 +72,14 @@ def test_words_that_ask_for_different_things_read_differently(pipe, one, other):
     assert apart.amax(dim=-1).min() > 0.3
 
 
-def test_it_takes_at_most_18_mib_with_what_all_systems_share_and_every_other_system_10_more():
+def test_it_takes_at_most_20_mib_with_what_all_systems_share_and_every_other_system_10_more():
     folder = resolve_model("builtin").parent
     sizes = dict.fromkeys(PIPELINES, 0)
     for file in folder.rglob("*"):
         if file.is_file():
             system = file.relative_to(folder).parts[0]
             sizes[system if system in PIPELINES else "loomvideo"] += file.stat().st_size
-    assert sizes.pop("loomvideo") <= 18 * MIB
+    assert sizes.pop("loomvideo") <= 20 * MIB
     assert all(size <= 10 * MIB for size in sizes.values())
 
 
