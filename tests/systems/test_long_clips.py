@@ -13,6 +13,7 @@ from loomvideo.models.vae import frames_a_latent, latent_grid
 from loomvideo.sampling.windows import windows
 from loomvideo.systems.plan import plan
 from loomvideo.systems.request import Request, RequestError
+from loomvideo.systems.thinking import rethought
 
 CLIP = np.random.default_rng(0).integers(0, 256, (40, 40, 56, 3), dtype=np.uint8)
 SYSTEMS = ("loomvideo", "vino", "omnivideo", "omnivideo2")
@@ -130,3 +131,29 @@ def test_seams_do_not_show_in_an_edit_by_the_built_in_model():
     # of other borders, as far as those of the whole clip are alike themselves
     more, more_at_once = (found[seams].mean() / found[others].mean() for found in (differences, at_once))
     assert more <= 1.1 * more_at_once
+
+
+def test_every_window_is_thought_about_with_its_own_frames_where_plans_say_where_things_are(monkeypatch):
+    pipe = LoomVideoPipeline.from_pretrained("builtin")
+    pipe.set_progress_bar_config(disable=True)
+    clip = np.repeat(np.arange(41, dtype=np.uint8)[:, None, None, None], 3, axis=3).repeat(64, 1).repeat(64, 2)
+    seen = []
+
+    def think(decided):
+        seen.append((decided.prompt, len(decided.source), int(decided.source[0, 0, 0, 0])))
+        return rethought(decided, "darker;", replaces=True)
+
+    monkeypatch.setattr(pipe, "think", think)
+    asked = Request(prompt="make it darker", source=clip, window=17, num_inference_steps=1, think=True)
+    decided = plan(asked, pipe.limits)
+    assert sum(map(len, pipe.stream(decided))) == 41
+    assert {prompt for prompt, _, _ in seen} == {"make it darker"}
+    assert [length for _, length, _ in seen[1:]] == [17] * (len(seen) - 1)
+    starts = [start for _, _, start in seen]
+    assert len(starts) >= 3
+    assert starts == sorted(set(starts))
+
+    seen.clear()
+    pipe.limits = replace(pipe.limits, think=False)  # what is said then replaces no window's instruction
+    list(pipe.stream(decided))
+    assert len(seen) == 1

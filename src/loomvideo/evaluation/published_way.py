@@ -22,6 +22,7 @@ OWN_FIELDS = (
     "copies_source",
     "absolute_places",
     "palette_size",
+    "item_tracks",
 )
 
 

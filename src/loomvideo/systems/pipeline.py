@@ -278,6 +278,8 @@ class VideoPipeline(DiffusionPipeline):
             seam.begin(number)
             begin("read")
             part = plan.part(stride * place.start, stride * (place.stop - 1) + 1)
+            if number and part.asked is not None and self.limits.think:  # its plan says where things are in this window
+                part = self.think(replace(part, prompt=part.asked))
             branches, scales = self.condition(
                 part,
                 noise[:, :, place.start : place.stop].shape,

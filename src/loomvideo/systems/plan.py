@@ -55,6 +55,7 @@ class Plan:
     seed: int
     window: int | None = None  # frames made at a time, fewer than num_frames; None: all of them
     think: bool = False  # still to be thought about
+    asked: str | None = None  # the prompt before it was thought about
     speed: str = "exact"
     keep_source: bool = False
     notes: tuple[str, ...]  # what was chosen and why, for the person

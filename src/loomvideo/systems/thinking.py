@@ -44,7 +44,7 @@ def rethought(plan: Plan, answer: str, *, replaces: bool = False) -> Plan:
         reason = f"it lost Image {', '.join(lost)}" if lost else "it is empty or too long"
         note = f"think: the rewritten prompt was not used, {reason}: {answer[:200]!r}"
         return replace(plan, think=False, notes=(*plan.notes, note))
-    return replace(plan, think=False, prompt=prompt, notes=(*plan.notes, f"think: {prompt}"))
+    return replace(plan, think=False, asked=plan.prompt, prompt=prompt, notes=(*plan.notes, f"think: {prompt}"))
 
 
 def mentions(prompt: str) -> set[str]:
