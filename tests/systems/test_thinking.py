@@ -27,8 +27,10 @@ def test_nothing_but_the_prompt_and_the_notes_is_changed(prompt, answer):
     after = rethought(before, answer)
     assert not after.think
     for name in vars(before):
-        if name not in ("prompt", "notes", "think"):
+        if name not in ("prompt", "notes", "think", "asked"):
             assert getattr(after, name) is getattr(before, name)
+    unused = after.notes[-1].startswith("think: the rewritten prompt was not used")
+    assert after.asked == (None if unused else prompt)
     assert len(after.notes) == len(before.notes) + 1
 
 
