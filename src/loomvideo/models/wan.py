@@ -434,8 +434,11 @@ class LoomVideoTransformer3DModel(WanTransformer):
         assert self.tracks is not None
         num_items = layers[0].shape[1]
         times = frame_times(grid[0], shown, layers[0].device)
-        num_tokens = [grid[1] * grid[2]] * len(times) + [num_reference_tokens]
-        moved = [torch.cat([*self.tracks(layer, times).unbind(1), layer], dim=1) for layer in layers]
+        num_tokens = [grid[1] * grid[2]] * len(times)
+        moved = [self.tracks(layer, times).flatten(1, 2) for layer in layers]
+        if num_reference_tokens:
+            num_tokens.append(num_reference_tokens)
+            moved = [torch.cat(pair, dim=1) for pair in zip(moved, layers, strict=True)]
         own = own_items(num_tokens, num_items, layers[0].device)[None, None]
         return moved, own if mask is None else own & mask.repeat(1, 1, 1, len(num_tokens))
 
