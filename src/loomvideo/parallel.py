@@ -114,6 +114,8 @@ class Tokens:
     def attend_by_keys(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Attention of this rank's queries to all keys and values: for any number of heads, at more traffic."""
         keys, values = self.join(torch.cat([k, v])).chunk(2)
+        if mask is not None and mask.shape[2] > 1:  # tokens that read different ones
+            mask = mask[:, :, self.own]
         return attention(q, keys, values, mask)
 
 

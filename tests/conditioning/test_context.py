@@ -133,6 +133,18 @@ def test_a_full_context_has_no_padding_and_needs_no_mask():
     assert bias is None
 
 
+@pytest.mark.parametrize(
+    ("lengths", "others"), [((2, 3), (1, 0)), ((2, 3), (2, 1)), ((3, 3), (1, 1)), ((0, 3), (4, 0))]
+)
+def test_rows_that_stand_elsewhere_leave_less_padding(lengths, others):
+    padded, bias = pad_context([rows(1, length) for length in lengths], 4, others)
+    weights = torch.ones(padded.shape[:2]) if bias is None else bias[:, 0, 0].exp()
+    zero = (padded == 0).all(-1)
+    for weight, is_zero, length, more in zip(weights, zero, lengths, others, strict=True):
+        assert weight[~is_zero].sum().item() == pytest.approx(length)
+        assert weight[is_zero].sum().item() == pytest.approx(4 - length - more)
+
+
 def test_a_context_that_is_too_long_is_refused():
     with pytest.raises(ValueError, match="a context of 5 rows: this model takes 4"):
         pad_context([rows(0, 5)], 4)

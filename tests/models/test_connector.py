@@ -103,6 +103,50 @@ def test_the_marker_connector_runs_on_the_rows_that_are_picked_and_the_other_on_
         torch.testing.assert_close(markers[0, 1, 1], connector.connector_vae_branch(said[0, 21]))
 
 
+def tracking(connector):
+    """The same connector with new tracks."""
+    made = QueryConnector(**{**connector.config, "item_tracks": True}).eval()
+    made.load_state_dict(connector.state_dict(), strict=False)
+    return made
+
+
+NO_MARKERS = torch.zeros(0, 2, dtype=torch.long)
+
+
+@torch.no_grad()
+def test_new_tracks_say_at_every_frame_what_is_said_once_without_them(connector):
+    made, said = tracking(connector), torch.randn(2, 3 + QUERIES, connector.config.hidden_size)
+    plain, _ = connector(said, NO_MARKERS)
+    text, _ = made(said, NO_MARKERS, times=made.item_times(4))
+    expected = torch.cat([plain[:, :3].repeat(1, 4, 1), plain[:, 3:]], dim=1)
+    torch.testing.assert_close(text, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_items_are_moved_to_the_times_of_the_whole_clip_and_queries_stay(connector):
+    made, said = tracking(connector), torch.randn(2, 3 + QUERIES, connector.config.hidden_size)
+    torch.nn.init.normal_(made.tracks.last.weight)
+    whole, _ = made(said, NO_MARKERS, times=made.item_times(5))
+    some, _ = made(said, NO_MARKERS, times=made.item_times(5, (0, 3)))
+    by_frame = whole[:, :15].unflatten(1, (5, 3))
+    torch.testing.assert_close(some[:, :6].unflatten(1, (2, 3)), by_frame[:, [0, 3]])
+    assert not torch.allclose(by_frame[:, 0], by_frame[:, 3], atol=1e-3)
+    torch.testing.assert_close(some[:, 6:], connector(said, NO_MARKERS)[0][:, 3:])
+
+
+def test_text_tokens_are_of_one_frame_after_the_other_and_queries_of_all(connector):
+    made = tracking(connector)
+    frames = made.text_frames(2 * 3 + QUERIES, made.item_times(5, (0, 3)))
+    assert frames.tolist() == [0, 0, 0, 1, 1, 1] + [-1] * QUERIES
+    assert made.text_frames(QUERIES, made.item_times(5)).tolist() == [-1] * QUERIES
+
+
+def test_nothing_is_moved_in_pictures_and_without_tracks(connector):
+    for made, frames in ((connector, 5), (tracking(connector), 1)):
+        assert made.item_times(frames) is None
+        assert made.text_frames(9, None) is None
+
+
 def test_without_references_there_are_no_markers(connector):
     text, markers = connector(torch.randn(1, 5, connector.config.hidden_size), torch.zeros(0, 2, dtype=torch.long))
     assert text.shape == (1, 5, 12)

@@ -32,8 +32,8 @@ def context(length=7):
 
 
 @torch.no_grad()
-def velocity(denoiser, noisy, contexts, timestep=700.0):
-    prepared = denoiser.prepare(contexts, latent_shape=noisy.shape)
+def velocity(denoiser, noisy, contexts, timestep=700.0, **conditions):
+    prepared = denoiser.prepare(contexts, **{"latent_shape": noisy.shape, **conditions})
     return denoiser(noisy, torch.full((len(noisy),), timestep), prepared)
 
 
@@ -141,3 +141,106 @@ def test_conditions_that_do_not_fit_are_refused(denoiser):
 def test_a_wan_model_of_another_kind_is_refused():
     with pytest.raises(ValueError, match=r"\{'qk_norm': None\}.*text-to-video"):
         OmniVideoTransformer3DModel(**SIZES, qk_norm=None)
+
+
+# --- plans, whose items are moved to the times of frames
+
+
+@pytest.fixture(scope="module")
+def moving():
+    torch.manual_seed(1)
+    moving = OmniVideoTransformer3DModel(**SIZES, max_context_len=ROWS, item_tracks=True)
+    for parameter in moving.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return moving.eval()
+
+
+def untracked(moving):
+    still = OmniVideoTransformer3DModel(**SIZES, max_context_len=ROWS)
+    still.load_state_dict({name: value for name, value in moving.state_dict().items() if "tracks" not in name})
+    return still.eval()
+
+
+def plan_items(count=3):
+    """Of a mean square of one, as they are read."""
+    return torch.nn.functional.rms_norm(torch.randn(count, WIDTH), (WIDTH,))
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_without_tracks_items_are_the_last_rows_of_a_context(denoiser, frames):
+    noisy, rows, items = torch.randn(1, CHANNELS, frames, 4, 6), context(), plan_items()
+    assert torch.equal(
+        velocity(denoiser, noisy, [rows], items=[items]), velocity(denoiser, noisy, [torch.cat([rows, items])])
+    )
+
+
+def test_a_picture_is_the_same_with_tracks_and_without(moving):
+    noisy, rows, items = torch.randn(1, CHANNELS, 1, 4, 6), [context()], [plan_items()]
+    assert torch.equal(
+        velocity(moving, noisy, rows, items=items), velocity(untracked(moving), noisy, rows, items=items)
+    )
+
+
+@pytest.mark.parametrize("others", [0, 7, ROWS - 3])
+def test_new_tracks_leave_a_clip_and_its_padding_as_they_were(others):
+    torch.manual_seed(2)
+    new = OmniVideoTransformer3DModel(**SIZES, max_context_len=ROWS, item_tracks=True)
+    for parameter in new.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    noisy, rows, items = latents(), [context(others)], [plan_items()]
+    still = velocity(untracked(new), noisy, rows, items=items)
+    assert not torch.allclose(velocity(new, noisy, rows, items=items), still, atol=1e-3)
+    new.tracks.reset_parameters()
+    torch.testing.assert_close(velocity(new.eval(), noisy, rows, items=items), still, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_token_reads_the_context_and_the_items_of_its_own_frame(moving):
+    """What any other frame's items say does not change what its cross-attention finds."""
+    frames, per_frame, count = SHAPE[0], SHAPE[1] * SHAPE[2] // 4, 3
+    rows, states = context(), plan_items(count)
+    prepared = moving.prepare([rows], latent_shape=SHAPE, items=[states])
+    keys, values = prepared.context[0]
+    bias = prepared.context_bias
+    assert bias.shape == (1, 1, frames * per_frame, len(rows) + 2 + frames * count)
+    x, cross = torch.randn(1, frames * per_frame, 24), moving.blocks[0].attn2
+    plain = cross(x, (keys, values), bias).unflatten(1, (frames, per_frame))
+    for frame in range(frames):
+        start = len(rows) + 2 + frame * count
+        other = values.clone()
+        other[:, start : start + count] += 1
+        found = cross(x, (keys, other), bias).unflatten(1, (frames, per_frame))
+        same = [torch.equal(found[:, at], plain[:, at]) for at in range(frames)]
+        assert same == [at != frame for at in range(frames)]
+    shared = values.clone()
+    shared[:, : len(rows) + 2] += 1
+    assert not (cross(x, (keys, shared), bias).unflatten(1, (frames, per_frame)) == plain).all(-1).any()
+
+
+@torch.no_grad()
+def test_frames_that_are_shown_read_items_at_the_times_of_the_whole_clip(moving):
+    rows, states = [context()], [plan_items()]
+    whole, some = (
+        moving.prepare(rows, latent_shape=SHAPE, items=states, shown=shown).context[0] for shown in (None, (0, 2))
+    )
+    shared = len(rows[0]) + 2
+    for every, few in zip(whole, some, strict=True):
+        by_frame = every[:, shared:].unflatten(1, (SHAPE[0], -1))
+        torch.testing.assert_close(few[:, shared:].unflatten(1, (2, -1)), by_frame[:, [0, 2]], rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(by_frame[:, 0], by_frame[:, 2], atol=1e-3)
+
+
+def test_samples_with_a_plan_and_without_one_are_each_predicted_as_by_themselves(moving):
+    contexts = [context(5), context(0), context(ROWS), context(11), context(ROWS - 2)]
+    items = [plan_items(3), plan_items(4), None, None, plan_items(2)]
+    noisy = latents(len(items))
+    together = velocity(moving, noisy, contexts, items=items)
+    singles = [velocity(moving, noisy[[i]], [contexts[i]], items=[items[i]]) for i in range(len(items))]
+    torch.testing.assert_close(together, torch.cat(singles), rtol=1e-4, atol=1e-5)
+    words = velocity(untracked(moving), noisy[2:4], contexts[2:4])
+    torch.testing.assert_close(together[2:4], words, rtol=1e-4, atol=1e-5)
+
+
+def test_items_count_among_the_rows_that_a_context_has_room_for(moving):
+    with pytest.raises(ValueError, match=f"a context of {ROWS + 1} rows: this model takes {ROWS}"):
+        moving.prepare([context(ROWS - 2)], latent_shape=SHAPE, items=[plan_items(3)])

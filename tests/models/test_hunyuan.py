@@ -111,6 +111,80 @@ def test_attention_gets_a_mask_only_where_text_is_padded(denoiser, monkeypatch):
     assert all(mask is not None for mask in masks)
 
 
+# --- items that are moved to the frames of a clip
+
+FRAMES_OF_TEXT = torch.tensor([[0, 0, 1, 1, 2, 2, -1]])
+
+
+@pytest.mark.parametrize(("name", "frame"), [("item", 1), ("visual", 1), ("reference", -1), ("query", -1)])
+def test_a_text_token_of_a_frame_meets_no_token_of_another_and_all_others_meet(name, frame):
+    visual, text_frames = torch.tensor([-1, -1, 0, 0, 1, 1, 2, 2]), FRAMES_OF_TEXT
+    own = hunyuan.own_frames(visual, text_frames)[0, 0]
+    assert torch.equal(own, own.T), "who reads is read"
+    first = {"item": 8 + 2, "visual": 4, "reference": 0, "query": 8 + 6}[name]
+    others = torch.cat([visual, text_frames[0]])
+    reads = (others == frame) | (others == -1) | (frame == -1)
+    if name == "visual":
+        reads[:8] = True
+    assert torch.equal(own[first], reads)
+
+
+@pytest.mark.parametrize("shown", [None, (0, 2)])
+def test_the_targets_tokens_read_the_items_of_the_frame_they_stand_for(denoiser, shown):
+    frames = SHAPE[0] if shown is None else len(shown)
+    text_frames = torch.cat([torch.arange(frames), torch.tensor([-1])])[None]
+    prepared = denoiser.prepare(
+        text(tokens=frames + 1), latent_shape=SHAPE, shown=shown, text_frames=text_frames, **bounded(PICTURE)
+    )
+    num_text, a_frame = frames + 1, SHAPE[1] * SHAPE[2] // 4
+    visual = prepared.joint_mask[0, 0, :-num_text, -num_text:]
+    of_references, of_target = visual.split([len(visual) - frames * a_frame, frames * a_frame])
+    assert of_references.all()
+    for frame, tokens in enumerate(of_target.split(a_frame)):
+        assert torch.equal(tokens, ((text_frames == frame) | (text_frames == -1)).expand(a_frame, -1))
+    assert torch.equal(prepared.context_mask, prepared.joint_mask[..., -num_text:, -num_text:])
+
+
+@torch.no_grad()
+def test_what_is_said_of_a_frame_reaches_its_own_tokens_alone(denoiser):
+    """In one block of either kind; over several it comes to others by what is of every frame."""
+    prepared = denoiser.prepare(text(tokens=7), latent_shape=SHAPE, text_frames=FRAMES_OF_TEXT)
+    num_visual, a_frame = prepared.joint_mask.shape[-1] - 7, SHAPE[1] * SHAPE[2] // 4
+    tokens, embedding = torch.randn(1, num_visual + 7, WIDTH), torch.randn(1, WIDTH)
+    other = tokens.clone()
+    other[:, num_visual + 2] = torch.randn(WIDTH)  # an item of the second frame
+    of = torch.cat([torch.arange(SHAPE[0]).repeat_interleave(a_frame), FRAMES_OF_TEXT[0]])
+
+    def double(x):
+        block = denoiser.transformer_blocks[0]
+        x, said = x.split([num_visual, 7], dim=1)
+        return torch.cat(block(x, said, embedding, prepared.rope, prepared.joint_mask), dim=1)
+
+    def single(x):
+        return denoiser.single_transformer_blocks[0](x, embedding, prepared.rope, prepared.joint_mask)
+
+    for block in (double, single):
+        changed = ((block(other) - block(tokens)).abs() > 1e-6).any(dim=-1)[0]
+        assert torch.equal(changed, (of == 1) | (of == -1))
+
+
+def test_what_is_padded_is_read_at_no_frame(denoiser):
+    noisy, tokens = latents(), text(tokens=7)
+    plain = velocity(denoiser, noisy, tokens, text_frames=FRAMES_OF_TEXT, **(shown := bounded(PICTURE)))
+    places = torch.tensor([0, 1, 3, 4, 6, 7, 9])  # one more item of each frame is padding
+    padded, mask = torch.full((1, 10, TEXT_WIDTH), 5.0), torch.zeros(1, 10, dtype=torch.bool)
+    padded[:, places], mask[:, places] = tokens, True
+    frames = torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2, 2, -1]])
+    assert_equal(velocity(denoiser, noisy, padded, text_frames=frames, context_mask=mask, **shown), plain)
+    assert not torch.allclose(velocity(denoiser, noisy, tokens, **shown), plain, atol=1e-3)
+
+
+def test_text_of_every_frame_is_read_as_text_of_no_frames_is(denoiser):
+    noisy, tokens = latents(), text()
+    frames = torch.full((1, TOKENS), -1)
+    assert_equal(velocity(denoiser, noisy, tokens, text_frames=frames), velocity(denoiser, noisy, tokens))
+
+
 def test_the_order_of_references_matters(denoiser):
     noisy, tokens, shown = latents(), text(), bounded(PICTURE, PICTURE)
     reordered = {"references": shown["references"][::-1], "markers": shown["markers"].flip(1)}

@@ -50,6 +50,22 @@ def velocity(denoiser, noisy, layers, **conditions):
     return denoiser(noisy, torch.full((len(noisy),), 700.0), prepared)
 
 
+def test_a_layer_that_all_blocks_read_is_moved_and_projected_once(denoiser):
+    given = {"tracks": 0, "mllm_embedder": 0}
+
+    def count(name):
+        return lambda *_: given.__setitem__(name, given[name] + 1)
+
+    handles = [getattr(denoiser, name).register_forward_hook(count(name)) for name in given]
+    layer, noisy = layers_of()[0], torch.randn(1, 4, 3, 4, 4)
+    once = velocity(denoiser, noisy, [layer] * BLOCKS)
+    assert given == {"tracks": 1, "mllm_embedder": 1}
+    torch.testing.assert_close(velocity(denoiser, noisy, [layer.clone() for _ in range(BLOCKS)]), once)
+    assert given == {"tracks": 1 + BLOCKS, "mllm_embedder": 1 + BLOCKS}
+    for handle in handles:
+        handle.remove()
+
+
 def test_new_tracks_move_nothing():
     tracks, states = Tracks(WIDTH), torch.randn(2, ITEMS, WIDTH)
     tracks.reset_parameters()

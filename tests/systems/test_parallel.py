@@ -49,7 +49,17 @@ def vino(heads):
     }
 
 
-SYSTEMS = {"loomvideo": loomvideo, "omnivideo": omnivideo, "vino": vino}
+def vino_with_items_of_frames(heads):
+    model, inputs = vino(heads)
+    return model, inputs | {"text_frames": torch.tensor([[0, 1, 1, 2, 2, -1], [1, 2, -1, 0, 0, 0]])}
+
+
+SYSTEMS = {
+    "loomvideo": loomvideo,
+    "omnivideo": omnivideo,
+    "vino": vino,
+    "vino with items of frames": vino_with_items_of_frames,
+}
 CASES = [*product(SYSTEMS, (2, 4), ("heads", "keys")), *product(SYSTEMS, (3,), (None,))]
 
 

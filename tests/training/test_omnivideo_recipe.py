@@ -15,6 +15,7 @@ from loomvideo.data.world.tasks import sample
 from loomvideo.models.context_rows import QueryTransformer, SourceTokenizer
 from loomvideo.models.omnivideo import OmniVideoTransformer3DModel
 from loomvideo.models.qwen import PixelBudget
+from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.systems.omnivideo import OmniVideoPipeline
 from loomvideo.systems.plan import plan
 from loomvideo.systems.request import Request
@@ -24,10 +25,10 @@ from loomvideo.training.builtin import export
 from loomvideo.training.context_objective import level_table, level_weights
 from loomvideo.training.denoiser import SOME_FRAMES, layout_of, set_trained, train_denoiser
 from loomvideo.training.features import told
-from loomvideo.training.loomvideo import build_denoiser
+from loomvideo.training.loomvideo import NUM_BLOCKS, build_denoiser
 from loomvideo.training.mllm import Sight, build_mllm, build_tokenizer
 from loomvideo.training.objective import Shown
-from loomvideo.training.omnivideo import GENERATION, HEADS, MIXED, MIXTURE, OmniVideoRecipe, draw_as
+from loomvideo.training.omnivideo import GENERATION, HEADS, MIXED, MIXTURE, OmniVideoRecipe, build_model, draw_as
 from loomvideo.training.omnivideo_objective import OmniVideoModel, predict_velocity, read_states, text_rows, vision_rows
 from loomvideo.training.omnivideo_samples import LEVEL_SHARES, drop_conditions, sample_levels
 from loomvideo.training.recipe import NO_DROPOUT, BatchRules, Draw, Readers
@@ -59,7 +60,7 @@ def recipe():
     return make_recipe()
 
 
-def make_model(head_dim=12, lm_head=None):
+def make_model(head_dim=12, lm_head=None, item_tracks=False):
     torch.manual_seed(0)
     transformer = OmniVideoTransformer3DModel(
         patch_size=(1, 2, 2),
@@ -73,15 +74,16 @@ def make_model(head_dim=12, lm_head=None):
         num_layers=2,
         max_context_len=100,
         absolute_places=True,
+        item_tracks=item_tracks,
     )
     head = QueryTransformer(192, 192, num_queries=4, num_heads=2, num_layers=1, ffn_dim=8)
     adapter = QueryTransformer(192, 192, num_queries=2, num_heads=2, num_layers=1, ffn_dim=8)
     return OmniVideoModel(transformer, head, adapter, SourceTokenizer(48, 24, 192, (1, 4, 4)), lm_head)
 
 
-def tiny_model(lm_head=None):
+def tiny_model(lm_head=None, item_tracks=False):
     """A model that is no longer at its start, where an output of zero would keep gradients back."""
-    model = make_model(lm_head=lm_head)
+    model = make_model(lm_head=lm_head, item_tracks=item_tracks)
     for name, parameter in model.named_parameters():
         if "norm" not in name and "lm_head" not in name:
             nn.init.normal_(parameter, std=0.1)
@@ -126,6 +128,12 @@ def test_training_predicts_what_the_pipelines_branches_predict(recipe, model, ta
     check_against_pipeline(recipe, model, recipe.pipeline(tmp_path), task, num_frames)
 
 
+def test_training_moves_the_items_of_plans_as_the_pipeline_does(recipe, tmp_path):
+    model = tiny_model(item_tracks=True)
+    recipe.save(model, tmp_path)
+    check_against_pipeline(recipe, model, recipe.pipeline(tmp_path), "edit_video", 5)
+
+
 @pytest.mark.parametrize("task", ["t2i", "edit_image"])
 def test_training_follows_what_a_models_folder_says_of_its_chats(recipe, model, task, tmp_path):
     """Its negative prompt, to what its pictures are resized, and that it carries out requests as they are."""
@@ -154,7 +162,7 @@ def check_against_pipeline(recipe, model, pipeline, task, num_frames):
     )
     item = prepared_samples(recipe, task, 1, num_frames)[0]
     if recipe.readers.plans:  # as its language model says it, in place of what that is taught to say
-        item["text"] = pipeline.item_rows(said, recipe.readers.item_end)
+        item["text"] = pipeline.item_rows(said)
     names = ["nothing", "full"] if source is None else ["nothing, no source", "nothing", "full"]
     with torch.no_grad():
         noise = torch.randn(1, *item["target"].shape)
@@ -174,10 +182,12 @@ def test_chats_of_published_vocabularies_are_kept_whole(recipe):
     assert all(torch.iinfo(item[name].dtype).max >= 151_936 for name in ("ids", "text"))
 
 
-@pytest.mark.parametrize("num_frames", [1, 5])
-def test_a_sample_among_others_is_predicted_as_by_itself(recipe, model, num_frames):
-    """Chats of other lengths, with and without a source, beside it: padding is never read."""
-    items = mixed_items(recipe, num_frames)
+@pytest.mark.parametrize(("num_frames", "item_tracks"), [(1, False), (5, False), (5, True)])
+def test_a_sample_among_others_is_predicted_as_by_itself(recipe, num_frames, item_tracks):
+    """Chats of other lengths, with and without a source, with and without a plan, beside it: padding is never read."""
+    model, items = tiny_model(item_tracks=item_tracks), mixed_items(recipe, num_frames)
+    nothing = recipe.nothing["picture" if num_frames == 1 else "clip"]
+    items.append(items[0] | {name: nothing[name] for name in ("ids", "positions", "text")})
     with torch.no_grad():
         batch = batch_of(recipe, items)
         together = predict_velocity(model, recipe.readers.mllm, batch)
@@ -187,8 +197,9 @@ def test_a_sample_among_others_is_predicted_as_by_itself(recipe, model, num_fram
             torch.testing.assert_close(velocity[0], together[row], rtol=1e-3, atol=1e-4)
 
 
-def test_some_frames_of_clips_are_predicted_at_their_own_times(recipe, model):
-    items = mixed_items(recipe, 5)
+@pytest.mark.parametrize("item_tracks", [False, True])
+def test_some_frames_of_clips_are_predicted_at_their_own_times(recipe, item_tracks):
+    model, items = tiny_model(item_tracks=item_tracks), mixed_items(recipe, 5)
     whole = batch_of(recipe, items)
     some = batch_of(recipe, [recipe.only(one, Shown((1, 3), 5)) for one in items])
     every = batch_of(recipe, [recipe.only(one, Shown(tuple(range(5)), 5)) for one in items])
@@ -450,6 +461,23 @@ def test_a_denoiser_of_another_size_is_refused(model, tmp_path):
         draw_as(model.transformer, tmp_path)
 
 
+@pytest.mark.parametrize("lacking", [{"item_tracks": False}, {"num_layers": NUM_BLOCKS + 1}])
+def test_a_denoiser_without_tracks_or_of_more_blocks_is_refused(lacking, tmp_path):
+    config = {name: value for name, value in build_denoiser().config.items() if not name.startswith("_")}
+    LoomVideoTransformer3DModel(**{**config, **lacking}).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="same number of blocks and with item_tracks"):
+        draw_as(build_model().transformer, tmp_path)
+
+
+def test_a_new_model_is_taught_where_the_items_of_plans_are(recipe, monkeypatch):
+    taught = []
+    monkeypatch.setattr(omnivideo, "teach_tracks", lambda tracks, device: taught.append(tracks))
+    built = recipe.build(None)
+    for one in (built, make_model()):
+        recipe.teach(one, CPU)
+    assert taught == [built.transformer.tracks]
+
+
 @pytest.fixture
 def shards(recipe, tmp_path):
     folder = tmp_path / "shards"
@@ -513,7 +541,7 @@ def test_matrices_of_layers_are_stored_in_one_byte_a_number_and_all_else_in_two(
         with safe_open(file, framework="pt") as stored:
             for name in stored.keys():  # noqa: SIM118  not a dict
                 one = stored.get_slice(name)
-                in_layer = any(place in name for place in ("blocks.", ".layers.", "time_proj."))
+                in_layer = any(place in name for place in ("blocks.", ".layers.", "time_proj.", "tracks."))
                 in_bytes = in_layer and len(one.get_shape()) == 2
                 assert one.get_dtype() == ("F8_E4M3" if in_bytes else "F16"), name
                 found[part, one.get_dtype()] += 1

@@ -22,7 +22,7 @@ from loomvideo.systems.plan import plan
 from loomvideo.systems.request import Request
 from loomvideo.systems.thinking import rethought
 from loomvideo.systems.vino import VinoPipeline
-from loomvideo.training import denoiser
+from loomvideo.training import denoiser, vino
 from loomvideo.training.builtin import export
 from loomvideo.training.denoiser import SOME_FRAMES, set_trained, train_denoiser
 from loomvideo.training.features import told
@@ -57,7 +57,7 @@ def recipe():
     return VinoRecipe(readers)
 
 
-def make_model(head_dim=16, axes=(4, 6, 6)):
+def make_model(head_dim=16, axes=(4, 6, 6), *, item_tracks=False):
     torch.manual_seed(0)
     transformer = VinoTransformer3DModel(
         in_channels=48,
@@ -74,12 +74,13 @@ def make_model(head_dim=16, axes=(4, 6, 6)):
         rope_axes_dim=axes,
         absolute_places=True,
     )
-    return VinoModel(transformer, QueryConnector(4, hidden_size=192, z_dim=24, hy_dim=2 * head_dim))
+    connector = QueryConnector(4, hidden_size=192, z_dim=24, hy_dim=2 * head_dim, item_tracks=item_tracks)
+    return VinoModel(transformer, connector)
 
 
-def tiny_model():
+def tiny_model(*, item_tracks=False):
     """A model that is no longer at its start, where modulations of zero would keep gradients back."""
-    model = make_model()
+    model = make_model(item_tracks=item_tracks)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.1)
     return model
@@ -88,6 +89,12 @@ def tiny_model():
 @pytest.fixture
 def model():
     return tiny_model()
+
+
+@pytest.fixture
+def tracking_model():
+    """One that moves what is read of a clip's plan to the times of its frames."""
+    return tiny_model(item_tracks=True)
 
 
 def drawn_samples(task, count=2, seed=1, num_frames=1, **others):
@@ -153,6 +160,52 @@ def test_training_predicts_what_the_pipelines_branches_predict(recipe, model, ta
     check_against_pipeline(recipe, model, recipe.pipeline(tmp_path), task, num_frames, asked)
 
 
+@pytest.mark.parametrize(("task", "num_frames"), [("t2i", 1), ("t2v", 5), ("edit_video", 5), ("guided_edit", 5)])
+def test_training_moves_items_to_the_frames_that_the_pipeline_moves_them_to(
+    recipe, tracking_model, task, num_frames, tmp_path
+):
+    recipe.save(tracking_model, tmp_path)
+    check_against_pipeline(recipe, tracking_model, recipe.pipeline(tmp_path), task, num_frames, {})
+
+
+@torch.no_grad()
+def test_branches_at_once_read_the_items_that_they_read_one_by_one(recipe, tracking_model, tmp_path):
+    """One reads a plan, the other none: their texts are padded, their frames too."""
+    recipe.save(tracking_model, tmp_path)
+    pipeline = recipe.pipeline(tmp_path)
+    request = Request(prompt="a red circle", num_frames=5, height=SIDE, width=SIDE, guidance_scale=2.0)
+    planned = plan(request, pipeline.limits)
+    (drawn,) = drawn_samples("t2v", 1, num_frames=5)
+    planned = rethought(planned, told(drawn, recipe.readers), replaces=True)
+    noise = torch.randn(1, 48, 2, SIDE // 8, SIDE // 8)
+    said = []
+    for at_once in (True, False):
+        branches, _ = pipeline.condition(planned, noise.shape, posterior=None, batch_branches=at_once)
+        said.append(torch.cat([branch(noise, torch.tensor(TIMESTEPS)) for branch in branches]))
+    torch.testing.assert_close(said[0], said[1], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_sample_of_a_batch_reads_its_own_plan_alone(recipe, tracking_model):
+    """Plans of several lengths, hence padded at every frame."""
+    items = prepared_samples(recipe, "t2v", 4, num_frames=5, kind="words clip")
+    items = sorted(items, key=lambda item: len(item["full"]["text_rows"]))
+    items = [items[0], items[-1]]
+    assert len(items[0]["full"]["text_rows"]) < len(items[1]["full"]["text_rows"])
+    both = group_of(recipe, items, "full")
+    alone = group_of(recipe, items[:1], "full")
+    said = [predict_velocity(tracking_model, recipe.readers.mllm, group) for group in (both, alone)]
+    torch.testing.assert_close(said[0][:1], said[1], rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_picture_reads_what_was_said_with_tracks_and_without(recipe, model, tracking_model):
+    model.load_state_dict(tracking_model.state_dict(), strict=False)
+    group = guided_group(recipe)
+    with_tracks, without = (predict_velocity(one, recipe.readers.mllm, group) for one in (tracking_model, model))
+    assert torch.equal(with_tracks, without)
+
+
 @pytest.mark.parametrize(("task", "num_frames"), [("t2i", 1), ("edit_image", 1), ("edit_video", 5)])
 def test_training_follows_what_a_models_folder_says_of_its_chats(tiny_vino, task, num_frames):
     """Its system turn, its negative prompt, how often and to what its pictures are resized, how many frames it sees."""
@@ -210,10 +263,11 @@ def test_chats_of_published_vocabularies_are_kept_whole(recipe):
     assert torch.iinfo(item["full"]["ids"].dtype).max >= 151_936
 
 
-def test_what_an_edit_shows_is_a_sample_of_words_with_the_same_latents(recipe):
-    items = recipe.prepare(drawn_samples("edit_image"), np.random.default_rng(0))
-    edits = [one for one in items if one["task"] == "edit"]
-    shown = [latents for one in edits for latents in (one["references"][-1], one["target"])]
+@pytest.mark.parametrize("task", ["edit_image", "guided_edit", "mi2v"])
+def test_what_a_sample_shows_is_a_sample_of_words_with_the_same_latents(recipe, task):
+    items = recipe.prepare(drawn_samples(task), np.random.default_rng(0))
+    asked = [one for one in items if one["task"] != "words"]
+    shown = [latents for one in asked for latents in (*one["references"][-1:], one["target"])]
     described = [one for one in items if one["task"] == "words"]
     assert described
     assert all(not one["references"] for one in described)
@@ -229,7 +283,9 @@ def test_every_kind_that_a_stage_draws_is_prepared(recipe):
     assert set(ALIGNMENT) < set(PICTURES) < kinds
 
 
-def test_some_frames_of_an_edit_are_predicted_at_their_own_times_beside_the_sources(recipe, model):
+@pytest.mark.parametrize("item_tracks", [False, True])
+def test_some_frames_of_an_edit_are_predicted_at_their_own_times_beside_the_sources(recipe, item_tracks):
+    model = tiny_model(item_tracks=item_tracks)
     items = prepared_samples(recipe, "edit_video", num_frames=5)
     whole = group_of(recipe, items, "full")
     some = group_of(recipe, [recipe.only(one, Shown((1, 3), 5)) for one in items], "full")
@@ -323,6 +379,25 @@ def test_gradients_reach_everything_but_the_language_model_and_the_unused_embedd
     assert all(parameter.grad is None for parameter in recipe.readers.mllm.parameters())
 
 
+def test_tracks_learn_from_clips_alone(recipe, tracking_model):
+    for task, num_frames, learn in (("t2i", 1, False), ("edit_video", 5, True)):
+        tracking_model.zero_grad(set_to_none=True)
+        items = prepared_samples(recipe, task, num_frames=num_frames)
+        reached = backward(recipe, tracking_model, group_of(recipe, items, "full"))
+        tracks = {f"connector.tracks.{name}" for name, _ in tracking_model.connector.tracks.named_parameters()}
+        assert tracks & reached == (tracks if learn else set())
+
+
+def test_new_tracks_are_taught_before_the_first_step(recipe, model, tracking_model, monkeypatch):
+    taught = []
+    monkeypatch.setattr(vino, "teach_tracks", lambda tracks, device: taught.append(tracks))
+    recipe.teach(model, CPU)
+    assert not taught
+    recipe.teach(tracking_model, CPU)
+    assert taught == [tracking_model.connector.tracks]
+    assert recipe.build(None).connector.tracks is not None
+
+
 def test_markers_learn_only_where_something_is_shown(recipe, model):
     group = group_of(recipe, prepared_samples(recipe, "t2i"), "full")
     reached = backward(recipe, model, group)
@@ -362,7 +437,10 @@ def drawing_denoiser(folder):
 def test_a_run_may_begin_with_what_loomvideos_denoiser_knows_of_pixels(recipe, tmp_path):
     """Tokens that no block has changed become the same latents, of pictures from words and of edits."""
     drawing = drawing_denoiser(tmp_path)
-    begun = recipe.build(tmp_path).transformer
+    model = recipe.build(tmp_path)
+    begun = model.transformer
+    for name, moving in model.connector.tracks.state_dict().items():
+        assert torch.equal(moving, drawing.tracks.state_dict()[name])
     noisy, source = torch.randn(2, 1, 48, 1, 4, 4)
     timestep = torch.tensor([HEAD_TIMESTEP])
     no_words = [torch.zeros(1, 1, 192)] * len(drawing.blocks)
@@ -380,7 +458,7 @@ def test_a_run_may_begin_with_what_loomvideos_denoiser_knows_of_pixels(recipe, t
 def test_a_denoiser_of_another_size_is_refused(model, tmp_path):
     drawing_denoiser(tmp_path)
     with pytest.raises(ValueError, match="of another size"):
-        draw_as(model.transformer, tmp_path / "loomvideo" / "transformer")
+        draw_as(model, tmp_path / "loomvideo" / "transformer")
 
 
 def test_only_the_targets_noise_is_predicted(recipe, model):
@@ -449,15 +527,19 @@ def test_an_exported_system_makes_pictures_and_leaves_the_others_alone(run_folde
     made = pipeline("a red circle", num_frames=1, height=SIDE, width=SIDE, num_inference_steps=2, think=False)
     assert made.frames.shape == (1, SIDE, SIDE, 3)
     trained = VinoTransformer3DModel.from_pretrained(run_folder / "vino" / "denoiser" / "transformer")
-    for name, stored in pipeline.transformer.state_dict().items():
-        torch.testing.assert_close(stored, trained.state_dict()[name], rtol=0.07, atol=2e-3)
+    connector = QueryConnector.from_pretrained(run_folder / "vino" / "denoiser" / "connector")
+    for exported, own in ((pipeline.transformer, trained), (pipeline.connector, connector)):
+        for name, stored in exported.state_dict().items():
+            torch.testing.assert_close(stored, own.state_dict()[name], rtol=0.07, atol=2e-3)
 
 
-def test_block_matrices_are_stored_in_one_byte_a_number_and_all_else_in_two(run_folder):
+@pytest.mark.parametrize("component", ["transformer", "connector"])
+def test_matrices_of_blocks_and_connectors_are_stored_in_one_byte_a_number_and_all_else_in_two(run_folder, component):
     export(run_folder, run_folder / "builtin", "vino")
-    (file,) = (run_folder / "builtin" / "vino" / "transformer").glob("*.safetensors")
+    (file,) = (run_folder / "builtin" / "vino" / component).glob("*.safetensors")
     with safe_open(file, framework="pt") as stored:
         for name in stored.keys():  # noqa: SIM118  not a dict
             one = stored.get_slice(name)
-            in_bytes = "blocks." in name and len(one.get_shape()) == 2
+            in_bytes = ("blocks." in name or component == "connector") and len(one.get_shape()) == 2
+            in_bytes &= name != "metaquery"
             assert one.get_dtype() == ("F8_E4M3" if in_bytes else "F16"), name

@@ -88,11 +88,14 @@ def assemble(
     return torch.cat(pieces)[:max_rows]
 
 
-def pad_context(contexts: Sequence[Tensor], max_rows: int) -> tuple[Tensor, Tensor | None]:
+def pad_context(contexts: Sequence[Tensor], max_rows: int, others: Sequence[int] = ()) -> tuple[Tensor, Tensor | None]:
     """Contexts (m, dt) of different lengths as one batch that attends as if each were padded with zeros to `max_rows`.
 
     The published denoiser attends to its padding, so padding belongs to its function. All padding rows have the same key
     and value, and so many equal keys are one key whose logit is higher by the logarithm of their number.
+
+    Args:
+        others: how many rows each context has besides these; they take the places of as many padding rows.
 
     Returns:
         Rows (b, m', dt), and what is to be added to their logits, (b, 1, 1, m'); None where every row is a real one.
@@ -102,15 +105,16 @@ def pad_context(contexts: Sequence[Tensor], max_rows: int) -> tuple[Tensor, Tens
     """
     lengths = torch.tensor([len(context) for context in contexts])
     longest = int(lengths.max())
-    if longest > max_rows:
-        raise ContextError(f"a context of {longest} rows: this model takes {max_rows}, so shorten it with assemble()")
+    totals = lengths + torch.tensor(list(others) or [0] * len(contexts))
+    if (most := int(totals.max())) > max_rows:
+        raise ContextError(f"a context of {most} rows: this model takes {max_rows}, so shorten it with assemble()")
     rows = pad_sequence(list(contexts), batch_first=True)
-    if int(lengths.min()) == max_rows:
+    if int(lengths.min()) == longest and int(totals.min()) == max_rows:
         return rows, None
     rows = torch.nn.functional.pad(rows, (0, 0, 0, 2))
     absent = torch.arange(longest) >= lengths[:, None]
     bias = torch.zeros(len(contexts), longest).masked_fill(absent, -torch.inf)
-    bias = torch.cat([bias, _padding_logits(max_rows - lengths)], dim=1)
+    bias = torch.cat([bias, _padding_logits(max_rows - totals)], dim=1)
     return rows, bias.to(rows)[:, None, None, :]
 
 

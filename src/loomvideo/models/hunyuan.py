@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from loomvideo.conditioning.markers import bounded_positions, bounded_tokens
 from loomvideo.models.attention import AttentionFunction, attention
+from loomvideo.models.connector import EVERY_FRAME
 from loomvideo.models.places import PlaceEmbedding
 from loomvideo.models.prediction import Copied, CopyGate, Palette, check_prediction, copied_from, velocity_of
 from loomvideo.models.wan import Sizes, gated_residual, modulated_norm, patchify, rotate, token_numbers, unpatchify
@@ -38,8 +39,8 @@ class Conditions:
     context: Tensor  # (b, m, d): text tokens at the refiner's width
     attended: Tensor  # (b, m, d): attention of the refiner's first block
     pooled: Tensor  # (b, d): the mean text token's part of the refiner's modulation
-    context_mask: Tensor | None  # (b, 1, 1, m), True at real tokens
-    joint_mask: Tensor | None  # (b, 1, 1, v + m), the same where visual tokens stand before the text
+    context_mask: Tensor | None  # (b, 1, 1 or m, m), True at tokens that are read
+    joint_mask: Tensor | None  # (b, 1, 1 or v + m, v + m), the same where visual tokens stand before the text
     guidance: Tensor  # (1, d): embedding of the constant guidance
     places: Tensor | None  # (1, n, d), where the target's tokens lie
     copied: Copied | None  # what the head may copy
@@ -154,10 +155,13 @@ class TokenRefiner(nn.Module):
     def blocks(self) -> Sequence[RefinerBlock]:
         return cast("Sequence[RefinerBlock]", self.token_refiner["refiner_blocks"])
 
-    def prepare(self, text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Text tokens (b, m, z) projected, what the first block attends to, both (b, m, d), and the mean's (b, d)."""
+    def prepare(self, text: Tensor, real: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Text tokens (b, m, z) projected, what the first block attends to, both (b, m, d), and the mean's (b, d).
+
+        Tokens are `real` (b, 1, 1, m), and read by others where `mask` (b, 1, 1 or m, m) is True.
+        """
         context = self.proj_in(text.to(self.proj_in.weight.dtype))
-        return context, self.blocks[0].attended(context, mask), self.time_text_embed.pool(text, mask)
+        return context, self.blocks[0].attended(context, mask), self.time_text_embed.pool(text, real)
 
     def forward(self, timestep: Tensor, conditions: Conditions) -> Tensor:
         """Text tokens (b, m, d) at timestep (b,)."""
@@ -359,6 +363,7 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         references: Sequence[Tensor] = (),
         markers: Tensor | None = None,
         context_mask: Tensor | None = None,
+        text_frames: Tensor | None = None,
     ) -> Conditions:
         """Compute once what no step changes.
 
@@ -369,6 +374,8 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             references: normalised latents (b, c, f', y', x') of each reference, of any size: pictures, then the video.
             markers: (b, references, 2, d), the tokens before and behind each reference; not needed without references.
             context_mask: bool (b, m), True at real tokens, for padded texts; None when nothing is padded.
+            text_frames: (b, m), for a clip whose items are moved to its frames (models.connector): of which of the
+                latents' frames a text token is, -1 for one of every frame. None when every token is.
 
         Raises:
             ValueError: not one pair of markers for every reference, or latents that do not fit the patches.
@@ -378,14 +385,20 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         target = self._grid((frames, rows, columns))
         grids = [target if one is source else self._grid(one.shape[-3:]) for one in references]
         positions = bounded_positions(grids, target, shown)
-        key_mask = None if context_mask is None else context_mask.bool()[:, None, None, :]
-        context, attended, pooled = self.context_embedder.prepare(text, key_mask)
+        real = None if context_mask is None else context_mask.bool()[:, None, None, :]
+        joint_mask = None if real is None else F.pad(real, (len(positions), 0), value=True)
+        text_mask = real
+        if text_frames is not None:
+            own = own_frames(self._visual_frames(target, shown, num_visual=len(positions)).to(text.device), text_frames)
+            joint_mask = own if joint_mask is None else own & joint_mask
+            text_mask = joint_mask[..., len(positions) :, len(positions) :]
+        context, attended, pooled = self.context_embedder.prepare(text, real, text_mask)
         return Conditions(
             context=context,
             attended=attended,
             pooled=pooled,
-            context_mask=key_mask,
-            joint_mask=None if key_mask is None else F.pad(key_mask, (len(positions), 0), value=True),
+            context_mask=text_mask,
+            joint_mask=joint_mask,
             guidance=embed_number(
                 self.time_text_embed.guidance_embedder, torch.tensor([EMBEDDED_GUIDANCE], device=text.device)
             ),
@@ -425,6 +438,16 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
             said = self.copy_gate(x, said, conditions.copied, arrange)
         return velocity_of(said, self.config["prediction"], latents, timestep)
 
+    def _visual_frames(self, target: Sizes, shown: Sequence[int] | None, num_visual: int) -> Tensor:
+        """(v,), of which of the frames that are shown each visual token is.
+
+        References, the source of an edit too, are of every frame and read the items of all: a picture has no time, and a
+        clip that lends its motion has not the target's frames.
+        """
+        frames, rows, columns = target
+        of_target = torch.arange(frames if shown is None else len(shown)).repeat_interleave(rows * columns)
+        return F.pad(of_target, (num_visual - len(of_target), 0), value=EVERY_FRAME)
+
     def _latents(self, x: Tensor, latent_shape: Sequence[int]) -> Tensor:
         """Vectors (b, n, channel and patch) -> (b, c, f, y, x)."""
         x = x.unflatten(2, (self.config["out_channels"], -1)).transpose(2, 3).flatten(2)  # channel last in every patch
@@ -462,6 +485,19 @@ class VinoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 "every size must be a multiple of its patch"
             )
         return frames, rows, columns
+
+
+def own_frames(visual_frames: Tensor, text_frames: Tensor) -> Tensor:
+    """Which tokens read which, bool (b, 1, v + m, v + m): a text token of one frame and any token of another do not meet.
+
+    The frames are those of the visual tokens (v,) and of the text tokens (b, m), -1 for tokens of every frame.
+    """
+    frames = torch.cat([visual_frames.expand(len(text_frames), -1), text_frames], dim=1)  # (b, v + m)
+    one, other = frames[:, None, :, None], frames[:, None, None, :]
+    meet = (one == other) | (one == EVERY_FRAME) | (other == EVERY_FRAME)
+    num_visual = len(visual_frames)
+    meet[..., :num_visual, :num_visual] = True
+    return meet
 
 
 def edited(references: Sequence[Tensor], latent_shape: Sequence[int]) -> Tensor | None:

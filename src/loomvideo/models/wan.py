@@ -5,7 +5,7 @@ dm width of the language model   (f, y, x) latent grid
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, cast
@@ -390,10 +390,11 @@ class LoomVideoTransformer3DModel(WanTransformer):
         mask = None if context_mask is None else context_mask.bool()[:, None, None, :]
         if self.tracks is not None and grid[0] > 1:
             layers, mask = self._move_items(layers, mask, grid, shown, sum(map(math.prod, reference_grids)))
+        projected = _of_each(self.mllm_embedder, layers)
         return Conditions(
             context=tuple(
-                block.attn2.keys_values(self.mllm_embedder(layer))
-                for block, layer in zip(cast("Sequence[Block]", self.blocks), layers, strict=True)
+                block.attn2.keys_values(layer)
+                for block, layer in zip(cast("Sequence[Block]", self.blocks), projected, strict=True)
             ),
             context_mask=mask,
             source=self._source_tokens(source, layers[0]),
@@ -431,14 +432,19 @@ class LoomVideoTransformer3DModel(WanTransformer):
 
         Tokens of a frame read its own; references read what the language model said.
         """
-        assert self.tracks is not None
+        tracks = self.tracks
+        assert tracks is not None
         num_items = layers[0].shape[1]
         times = frame_times(grid[0], shown, layers[0].device)
         num_tokens = [grid[1] * grid[2]] * len(times)
-        moved = [self.tracks(layer, times).flatten(1, 2) for layer in layers]
-        if num_reference_tokens:
-            num_tokens.append(num_reference_tokens)
-            moved = [torch.cat(pair, dim=1) for pair in zip(moved, layers, strict=True)]
+        behind = [num_reference_tokens] if num_reference_tokens else []
+        num_tokens += behind
+
+        def move(layer: Tensor) -> Tensor:
+            moved = tracks(layer, times).flatten(1, 2)
+            return torch.cat([moved, layer], dim=1) if behind else moved
+
+        moved = _of_each(move, layers)
         own = own_items(num_tokens, num_items, layers[0].device)[None, None]
         return moved, own if mask is None else own & mask.repeat(1, 1, 1, len(num_tokens))
 
@@ -489,6 +495,13 @@ class LoomVideoTransformer3DModel(WanTransformer):
                 "both must be equal, so resize and cut the source to the target"
             )
         return self.grid(latent_shape)
+
+
+def _of_each(function: Callable[[Tensor], Tensor], layers: Sequence[Tensor]) -> list[Tensor]:
+    """What a function gives of layers, some of which may be the same tensor: of that it is asked once."""
+    distinct = {id(layer): layer for layer in layers}
+    given = {key: function(layer) for key, layer in distinct.items()}
+    return [given[id(layer)] for layer in layers]
 
 
 def _check_wan_fields(config: Mapping[str, Any]) -> None:

@@ -107,12 +107,9 @@ class LoomVideoPipeline(VideoPipeline):
         fetch(self.mllm)
         inputs = tokenise(self.tokenizer, [chat]).to(self._execution_device)
         read = read_tokens(self.tokenizer, inputs.input_ids[0], self.config["item_end"])
-        layers = [layer[:, read] for layer in layer_features(self.mllm, inputs)]
+        layers = [layer[:, read].to(self.transformer.dtype) for layer in layer_features(self.mllm, inputs)]
         blocks = self.transformer.config["num_layers"]
-        return [
-            layer.to(self.transformer.dtype)
-            for layer in layers_for_blocks(layers, blocks, only_last=self.config["only_last_layer"])
-        ]
+        return layers_for_blocks(layers, blocks, only_last=self.config["only_last_layer"])
 
     def denoisers(
         self, branches: Sequence[GuidanceBranch], latent_shape: Sequence[int], batch_branches: bool

@@ -55,11 +55,15 @@ class GuidanceBranch:
     text: Tensor | None  # the text encoder's rows (m, dt)
     source: Tensor | None = None  # normalised latents (1, c, f, y, x)
     reference: Tensor | None = None  # normalised latents (1, c, 1, y, x)
+    items: Tensor | None = None  # states (r, dt) of the items of a plan, which stand for the text's rows
 
 
 @dataclass(frozen=True)
 class ContextBuilder:
-    """A branch's context rows (m, dt), from the parts of a model and its options (fact sheet 5 and 13)."""
+    """A branch's context rows (m, dt), from the parts of a model and its options (fact sheet 5 and 13).
+
+    The items of its plan are not among them: they follow, and there is room for them.
+    """
 
     read_states: Callable[[Tensor], Tensor]  # (1, m, dm) -> (1, r, dt)
     source_tokenizer: SourceTokenizer
@@ -78,8 +82,13 @@ class ContextBuilder:
             "vision": rows(self.read_states, branch.states),
             "text": branch.text,
         }
+        num_items = 0 if branch.items is None else len(branch.items)
         return assemble(
-            parts, layout=self.layout, max_rows=self.max_rows, boundaries=self.boundaries, truncation=self.truncation
+            parts,
+            layout=self.layout,
+            max_rows=self.max_rows - num_items,
+            boundaries=self.boundaries,
+            truncation=self.truncation,
         )
 
 
@@ -122,12 +131,13 @@ def denoiser(
     contexts: Sequence[Tensor],
     latent_shape: Sequence[int],
     added: Tensor | None = None,
+    items: Sequence[Tensor | None] = (),
 ) -> Branch:
-    """The velocity function of k guidance branches with contexts (m, dt), as one batch.
+    """The velocity function of k guidance branches with contexts (m, dt) and their plans' items (r, dt), as one batch.
 
     `added` (k, c, f, y, x) is what every branch adds to the noisy latents.
     """
-    conditions = transformer.prepare(contexts, latent_shape=latent_shape, added=added)
+    conditions = transformer.prepare(contexts, latent_shape=latent_shape, items=items, added=added)
 
     def velocities(latents: Tensor, timestep: Tensor) -> Tensor:
         batch = latents.to(transformer.dtype).expand(len(contexts), *latents.shape[1:])
@@ -253,7 +263,9 @@ class OmniVideoPipeline(VideoPipeline):
         reference = self.encode(plan.references[0][None], posterior) if plan.references else None
         scale = plan.guidance_scale if self.config["guidance"] == "standard" else standard_scale(plan.guidance_scale)
         visual_scale = 1.0 if source is None and reference is None else plan.guidance_scale_visual
-        full = GuidanceBranch(self.states(plan), self.text_rows(plan), source, reference)
+        items = self.item_rows(plan.prompt)
+        text = self.text_rows(plan) if items is None else None
+        full = GuidanceBranch(self.states(plan), text, source, reference, items)
         if scale == visual_scale == 1:
             return [full], []
         nothing = GuidanceBranch(self.null_states(plan), self.null_text(plan), source, reference)
@@ -322,17 +334,21 @@ class OmniVideoPipeline(VideoPipeline):
         return stored.to(self._execution_device)
 
     def encode_text(self, text: str) -> Tensor:
-        """The rows (m, dt) of a text: the text encoder's, of a plan its items' states, or the language model's token embeddings."""
+        """The rows (m, dt) of a text: the text encoder's, or the language model's token embeddings."""
         if self.text_encoder is not None:
             return encode_texts(self.text_encoder, self.text_tokenizer, [text])[0].to(self._execution_device)
-        items = None if self.config["item_end"] is None else self.item_rows(text, self.config["item_end"])
-        return self.reader.embeddings(text).to(self._execution_device) if items is None else items
+        return self.reader.embeddings(text).to(self._execution_device)
 
-    def item_rows(self, plan: str, item_end: str) -> Tensor | None:
-        """The last layer's states (items, dm) at the ends of a plan's items, their mean square one; None without a plan."""
+    def item_rows(self, prompt: str) -> Tensor | None:
+        """The last layer's states (items, dm) at the ends of the items of a prompt that is a plan, their mean square one.
+
+        None of a prompt that is no plan, and of models that read none.
+        """
+        if self.config["item_end"] is None or self.text_encoder is not None:
+            return None
         fetch(self.mllm)
-        inputs = tokenise(self.tokenizer, [chat([plan])]).to(self._execution_device)
-        ends = plan_ends(self.tokenizer, inputs.input_ids[0], item_end)
+        inputs = tokenise(self.tokenizer, [chat([prompt])]).to(self._execution_device)
+        ends = plan_ends(self.tokenizer, inputs.input_ids[0], self.config["item_end"])
         if not len(ends):
             return None
         states = layer_features(self.mllm, inputs)[-1][0, ends]
@@ -348,8 +364,16 @@ class OmniVideoPipeline(VideoPipeline):
         """Velocities of some guidance branches as one batch. Their contexts are made now; two experts' keys and values
         when their noise levels come."""
         added = added_sources(branches, latent_shape) if self.config["use_visual_as_input"] else None
+        items = [branch.items for branch in branches]
         makers = [
-            partial(denoiser, expert.transformer, [expert.context(branch) for branch in branches], latent_shape, added)
+            partial(
+                denoiser,
+                expert.transformer,
+                [expert.context(branch) for branch in branches],
+                latent_shape,
+                added,
+                items,
+            )
             for expert in experts
         ]
         if len(makers) == 1:

@@ -352,9 +352,11 @@ class VideoPipeline(DiffusionPipeline):
 
     def think(self, plan: Plan) -> Plan:
         """The plan with its prompt said anew by the language model. The words are drawn with the plan's seed: another one
-        puts things elsewhere, where the request leaves that open."""
+        puts things elsewhere, where the request leaves that open. Of an edit they are the likeliest: what a source shows is
+        not open."""
         shown = plan if plan.window is None else plan.part(0, plan.window)
-        decoding = Decoding(temperature=0.7, top_p=0.7, max_new_tokens=512, seed=plan.seed)
+        temperature = 0.7 if plan.source is None else 0.0
+        decoding = Decoding(temperature=temperature, top_p=0.7, max_new_tokens=512, seed=plan.seed)
         answer = "".join(self.reader.answer(self.thinking_chat(shown), decoding))
         agreed = answer if self.team is None else self.team.agree(answer)
         return thinking.rethought(plan, agreed, replaces=self.limits.think)

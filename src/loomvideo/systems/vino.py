@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from loomvideo.conditioning.markers import boundary_rows
 from loomvideo.models import vino_chat
 from loomvideo.models.chat import Chat, plan_ends, tokenise
-from loomvideo.models.connector import QueryConnector
+from loomvideo.models.connector import EVERY_FRAME, QueryConnector
 from loomvideo.models.hunyuan import VinoTransformer3DModel
 from loomvideo.models.offload import fetch
 from loomvideo.models.qwen import PixelBudget, Visual, query_features, set_rotary_tables
@@ -54,6 +54,7 @@ class Reading:
 
     text: Tensor  # (1, m, z)
     markers: Tensor  # (1, references, 2, d)
+    text_frames: Tensor | None  # (m,), of which frame of a clip each text token is; None where every one is of all
 
 
 class VinoPipeline(VideoPipeline):
@@ -126,7 +127,7 @@ class VinoPipeline(VideoPipeline):
             has_base=len(pictures) > len(plan.references) > 0,
             system=self.config["generate_system"],
         )
-        readings = [self.read(branch.chat) for branch in branches]
+        readings = [self.read(branch.chat, latent_shape[-3]) for branch in branches]
         return denoisers(self.transformer, branches, readings, latent_shape, batch_branches=batch_branches), scales
 
     def visuals(self, plan: Plan) -> list[Visual]:
@@ -138,12 +139,19 @@ class VinoPipeline(VideoPipeline):
         seen = clip if plan.whole_source is None else plan.whole_source
         return show(pictures, seen, self.pixel_budgets, frames, self.first_budgets)
 
-    def read(self, chat: Chat) -> Reading:
-        """The denoiser's text tokens and markers of a chat."""
+    def read(self, chat: Chat, num_frames: int = 1) -> Reading:
+        """The denoiser's text tokens and markers of a chat, for so many latent frames."""
         for model in (self.mllm, self.connector):
             fetch(model)
-        item_end = self.config["item_end"]
-        return read(self.mllm, self.tokenizer, self.connector, chat, self._execution_device, item_end=item_end)
+        return read(
+            self.mllm,
+            self.tokenizer,
+            self.connector,
+            chat,
+            self._execution_device,
+            item_end=self.config["item_end"],
+            num_frames=num_frames,
+        )
 
     def thinking_chat(self, plan: Plan) -> Chat:
         """The request as the language model is asked to answer it in think mode (fact sheet 6.6)."""
@@ -235,8 +243,12 @@ def read(
     device: torch.device | None = None,
     *,
     item_end: str | None = None,
+    num_frames: int = 1,
 ) -> Reading:
-    """The denoiser's text tokens and markers of a chat. `device` is where the model runs, if not where it lies."""
+    """The denoiser's text tokens and markers of a chat, for so many latent frames.
+
+    `device` is where the model runs, if not where it lies.
+    """
     inputs = tokenise(tokenizer, [chat]).to(device or mllm.device)
     rows = boundary_rows(
         inputs.input_ids[0],
@@ -249,7 +261,9 @@ def read(
         ends = plan_ends(tokenizer, inputs.input_ids[0], item_end)
         queries = torch.arange(inputs.input_ids.shape[1], features.shape[1], device=ends.device)
         text_rows = torch.cat([ends, queries])[None]
-    return Reading(*connector(features, rows, text_rows))
+    times = connector.item_times(num_frames)
+    text, markers = connector(features, rows, text_rows, times)
+    return Reading(text, markers, connector.text_frames(text.shape[1], times))
 
 
 def denoisers(
@@ -273,6 +287,7 @@ def _denoiser(
 ) -> sampler.Branch:
     dtype = transformer.dtype
     text, context_mask = pad_texts([reading.text for _, reading in pairs])
+    frames = [reading.text_frames for _, reading in pairs if reading.text_frames is not None]
     references = zip(*(branch.references for branch, _ in pairs), strict=True)
     conditions = transformer.prepare(
         text.to(dtype),
@@ -280,6 +295,9 @@ def _denoiser(
         references=[torch.cat(same).to(text.device, dtype) for same in references],
         markers=torch.cat([reading.markers for _, reading in pairs]),
         context_mask=context_mask,
+        text_frames=pad_sequence(frames, batch_first=True, padding_value=EVERY_FRAME).to(text.device)
+        if frames
+        else None,
     )
 
     def velocities(latents: Tensor, timestep: Tensor) -> Tensor:

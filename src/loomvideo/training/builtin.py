@@ -103,6 +103,7 @@ def _load_readers(folder: Path) -> Readers:
         plans=True,
         item_end=END,
         num_blocks=NUM_BLOCKS,
+        only_last_layer=True,  # a plan's states are the same facts in each, and the first layer has none
     )
 
 

@@ -63,7 +63,9 @@ def drop_conditions(
     """Each sample with the given probability told as little as the unconditional branch; its source stays (5)."""
     dropped = torch.rand(len(samples), generator=generator) < ratio
     return [
-        replace(sample, states=unconditional.states, text=unconditional.text) if drop else sample
+        replace(sample, states=unconditional.states, text=unconditional.text, items=unconditional.items)
+        if drop
+        else sample
         for sample, drop in zip(samples, dropped.tolist(), strict=True)
     ]
 

@@ -39,7 +39,9 @@ from loomvideo.training.recipe import (
 from loomvideo.training.tracks import teach_tracks
 
 FLOW_SHIFT = 3.0
-NUM_BLOCKS = 3  # a plan leaves little to be thought about: twice as many steps of three are worth more than six blocks
+NUM_BLOCKS = 6
+# Whose scenes are samples of words, too; patterned objects are in those with references alone.
+DESCRIBED = ("edit_image", "edit_video", "guided_edit", "mi2v")
 PALETTE_SIZE = 6  # objects, their patterns' colours, and a ground's two
 TOKENS_A_BATCH = {"cpu": 1024, "cuda": 12_288}  # 64 pictures or 4 clips of 128 x 128 x 17
 LIMITS = {**WORLD_LIMITS}
@@ -116,7 +118,7 @@ class LoomVideoRecipe:
 
     def prepare(self, drawn: Sequence[Sample], rng: np.random.Generator) -> list[Prepared]:
         prepared = prepare(drawn, self.readers)
-        if drawn[0].task.startswith("edit"):
+        if drawn[0].task in DESCRIBED:
             prepared += described(drawn, prepared, self.readers, rng)
         return prepared
 
@@ -180,15 +182,25 @@ class LoomVideoRecipe:
             ),
             limits=LIMITS,
             thinking=PLANNING,
+            only_last_layer=self.readers.only_last_layer,
             item_end=self.readers.item_end,
             frame_rule=vars(FRAME_RULE),
             pixel_budgets={"image": vars(IMAGE_BUDGET), "video": vars(VIDEO_BUDGET)},
         )
 
     def byte_matrices(self, pipeline: LoomVideoPipeline) -> list[nn.Parameter]:
-        """The matrices of the feed-forwards and of the language model's projector."""
-        modules = [module for name, module in pipeline.transformer.named_modules() if name.endswith(".ffn")]
-        modules.append(pipeline.transformer.mllm_embedder)
+        """All matrices of the blocks and of their modulation, of the language model's projector, the tracks and the copy gate,
+        and of the published text embedder, which nothing reads."""
+        denoiser = pipeline.transformer
+        embedder = denoiser.condition_embedder
+        parts = [
+            embedder.time_proj,
+            embedder.text_embedder,
+            denoiser.mllm_embedder,
+            denoiser.tracks,
+            denoiser.copy_gate,
+        ]
+        modules = [denoiser.blocks, *(part for part in parts if part is not None)]
         return [parameter for parameter in nn.ModuleList(modules).parameters() if parameter.ndim == 2]
 
 
@@ -280,7 +292,7 @@ def prepare(drawn: Sequence[Sample], readers: Readers) -> list[Prepared]:
 def described(
     drawn: Sequence[Sample], prepared: Sequence[Prepared], readers: Readers, rng: np.random.Generator
 ) -> list[Prepared]:
-    """Edits' sources and targets as samples of text-to-image or -video: the latents are there already."""
+    """Sources and targets as samples of text-to-image or -video: the latents are there already."""
     still = drawn[0].num_frames == 1
     task = "t2i" if still else "t2v"
     writer = Writer(rng)

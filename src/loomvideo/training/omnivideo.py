@@ -45,6 +45,7 @@ from loomvideo.training.recipe import (
     Stage,
     own_folder,
 )
+from loomvideo.training.tracks import teach_tracks
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,9 @@ class OmniVideoRecipe:
         return model.float().train()
 
     def teach(self, model: OmniVideoModel, device: torch.device) -> None:
-        """Nothing: it reads all that a plan says at every frame."""
+        """Where the items of plans are at the times of frames."""
+        if model.transformer.tracks is not None:
+            teach_tracks(model.transformer.tracks, device)
 
     def batch(self, draws: Sequence[Draw], device: torch.device, rules: BatchRules | None = None) -> ContextBatch:
         return omnivideo_samples.make_batch(draws, self.nothing, self.readers, device, rules or self.rules)
@@ -215,8 +218,10 @@ class OmniVideoRecipe:
         )
 
     def byte_matrices(self, pipeline: OmniVideoPipeline) -> list[nn.Parameter]:
-        """All matrices of the blocks and of their modulation, and of the layers of vision head and adapter."""
+        """All matrices of the blocks, of their modulation and of the tracks, and of the layers of vision head and adapter."""
         stacks = [pipeline.transformer.blocks, pipeline.transformer.condition_embedder.time_proj]
+        if pipeline.transformer.tracks is not None:
+            stacks.append(pipeline.transformer.tracks)
         for part in (pipeline.vision_head, pipeline.adapter):
             stacks += [part.encoder.layers, part.decoder.layers]
         return [parameter for parameter in nn.ModuleList(stacks).parameters() if parameter.ndim == 2]
@@ -230,16 +235,18 @@ def has_own_weights(start: Path) -> bool:
 def draw_as(transformer: OmniVideoTransformer3DModel, folder: Path) -> None:
     """Take over what LoomVideo's denoiser knows, and what it makes of plans: as the paper begins with a trained Wan (10.2).
 
-    Raises ValueError where the two differ in size.
+    Raises ValueError where the two differ in size, or LoomVideo has no tracks.
     """
     denoiser = LoomVideoTransformer3DModel.from_pretrained(folder).float()
     drawing = denoiser.state_dict()
     own = transformer.state_dict()
     given = {name: drawing.get(name, torch.empty(0)) for name in own if "text_embedder" not in name}
     wrong = [name for name, value in given.items() if value.shape != own[name].shape]
+    wrong += [name for name in drawing if name.startswith("blocks.") and name not in own]
     if wrong:
         raise ValueError(
-            f"{folder}: {len(wrong)} tensors, {wrong[0]} the first, are of another size than this denoiser's"
+            f"{folder}: {len(wrong)} tensors, {wrong[0]} the first, are of another size than this denoiser's or of one of "
+            "the two alone: start from a LoomVideo that was trained with the same number of blocks and with item_tracks"
         )
     transformer.load_state_dict(own | given)
     states = states_of_plans(transformer.config["text_dim"])
@@ -298,6 +305,7 @@ def build_model() -> OmniVideoModel:
         copies_source=True,
         absolute_places=True,
         palette_size=PALETTE_SIZE,
+        item_tracks=True,
     )
     text = transformer.condition_embedder.text_embedder
     for linear in (text.linear_1, text.linear_2):  # published small, beside a denoiser that was trained before

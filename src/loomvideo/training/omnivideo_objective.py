@@ -106,30 +106,33 @@ def flow_errors(model: OmniVideoModel, mllm: PreTrainedModel, batch: ContextBatc
 def predict_velocity(model: OmniVideoModel, mllm: PreTrainedModel, batch: ContextBatch) -> Tensor:
     """The velocity (b, c, f, y, x) at each sample's level; sources are added to the noisy latents, too (fact sheet 5)."""
     contexts = make_contexts(model, mllm, batch)
+    items = [text if is_plan(text) else None for text in batch.texts]
     added = None
     if batch.sources is not None:
         added = torch.zeros_like(batch.latents).index_copy(0, batch.source_places, batch.sources)
     conditions = model.transformer.prepare(
-        contexts, latent_shape=whole(batch.latents, batch.shown), shown=frames_of(batch.shown), added=added
+        contexts,
+        latent_shape=whole(batch.latents, batch.shown),
+        items=items,
+        shown=frames_of(batch.shown),
+        added=added,
     )
     noisy = add_noise(batch.latents, batch.noise, batch.time, min_noise=0)
     return model.transformer(noisy, NUM_LEVELS * batch.time, conditions)
 
 
 def make_contexts(model: OmniVideoModel, mllm: PreTrainedModel, batch: ContextBatch) -> list[Tensor]:
-    """Every sample's context rows (r, dt), as the pipeline puts them together."""
+    """Every sample's context rows (r, dt) without the items of its plan, as the pipeline puts them together."""
     vision = vision_rows(model, read_states(mllm, batch.chats), batch)
     source: dict[int, Tensor] = {}
     if batch.sources is not None:
         source = dict(zip(batch.source_places.tolist(), model.source_tokenizer(batch.sources), strict=True))
-    return [
-        assemble(
-            {"source": source.get(place), "vision": vision[place], "text": text},
-            layout=LAYOUTS["released"],
-            max_rows=model.transformer.config["max_context_len"],
-        )
-        for place, text in enumerate(text_rows(mllm, batch.texts))
-    ]
+    max_rows, contexts = model.transformer.config["max_context_len"], []
+    for place, (text, rows) in enumerate(zip(batch.texts, text_rows(mllm, batch.texts), strict=True)):
+        parts = {"source": source.get(place), "vision": vision[place], "text": None if is_plan(text) else rows}
+        room = max_rows - len(rows) if is_plan(text) else max_rows
+        contexts.append(assemble(parts, layout=LAYOUTS["released"], max_rows=room))
+    return contexts
 
 
 def vision_rows(model: OmniVideoModel, states: Tensor, batch: ContextBatch) -> Tensor:
@@ -143,7 +146,12 @@ def vision_rows(model: OmniVideoModel, states: Tensor, batch: ContextBatch) -> T
 def text_rows(mllm: PreTrainedModel, texts: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The rows (n, dt) of prompts without a text encoder: the states of plans, else the language model's token embeddings."""
     embedding: Any = mllm.get_input_embeddings()
-    return tuple(text if text.is_floating_point() else embedding(text) for text in texts)
+    return tuple(text if is_plan(text) else embedding(text) for text in texts)
+
+
+def is_plan(text: Tensor) -> bool:
+    """Whether a prompt is given as the states (items, dm) of its plan and not as its ids (n,)."""
+    return text.is_floating_point()
 
 
 @torch.no_grad()

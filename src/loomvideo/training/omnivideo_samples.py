@@ -24,7 +24,7 @@ from loomvideo.models.reader import QwenReader, marker
 from loomvideo.training.context_objective import IGNORED, NUM_LEVELS, level_table, level_weights
 from loomvideo.training.features import encode, shown_scenes, states_of, told, told_of
 from loomvideo.training.mllm import visuals_of
-from loomvideo.training.omnivideo_objective import ContextBatch, ReadChats
+from loomvideo.training.omnivideo_objective import ContextBatch, ReadChats, is_plan
 from loomvideo.training.query_objective import look
 from loomvideo.training.recipe import BatchRules, Draw, Prepared, Readers
 
@@ -247,7 +247,7 @@ def _chats(items: Sequence[Prepared], readers: Readers, device: torch.device) ->
 
 
 def _text(stored: Tensor) -> Tensor:
-    return stored.float() if stored.is_floating_point() else stored.long()
+    return stored.float() if is_plan(stored) else stored.long()
 
 
 def _padded(rows: Sequence[Tensor], value: int) -> Tensor:

@@ -68,7 +68,10 @@ def look(mllm: PreTrainedModel, visuals: Sequence[Visual]) -> list[Tensor]:
     rows = torch.cat([visual.rows for visual in visuals]).to(mllm.device)
     grids = torch.tensor([visual.grid for visual in visuals], device=mllm.device)
     seen = base.get_image_features(rows, grids)  # a video's patches pass through the tower as a picture's do
-    return [torch.stack(same) for same in zip(seen.pooler_output, *seen.deepstack_features, strict=True)]
+    sizes = [len(tokens) for tokens in seen.pooler_output]
+    # one after the other in transformers 5.17, of each visual by itself later
+    taps = [tap.split(sizes) if isinstance(tap, Tensor) else tap for tap in seen.deepstack_features]
+    return [torch.stack(same) for same in zip(seen.pooler_output, *taps, strict=True)]
 
 
 def ask(mllm: PreTrainedModel, chats: ChatBatch, queries: Tensor) -> Tensor:
@@ -111,20 +114,26 @@ def _deepstack(chats: ChatBatch) -> dict[str, Any]:
 def predict_velocity(model: VinoModel, mllm: PreTrainedModel, group: QueryGroup) -> Tensor:
     """The velocity (b, c, f, y, x) at each sample's time."""
     queries = model.connector.metaquery
+    shape, shown = whole(group.latents, group.shown), frames_of(group.shown)
     features = ask(mllm, group.chats, queries)
     text_rows, read = None, group.chats.mask
     if group.chats.text_rows is not None:
         read = group.chats.text_rows >= 0
         asked = torch.arange(group.chats.ids.shape[1], features.shape[1], device=read.device)
         text_rows = torch.cat([group.chats.text_rows.clamp(min=0), asked.expand(len(read), -1)], dim=1)
-    text, markers = model.connector(features, group.chats.marker_rows, text_rows)
+    times = model.connector.item_times(shape[0], shown)
+    text, markers = model.connector(features, group.chats.marker_rows, text_rows, times)
+    text_frames = model.connector.text_frames(text.shape[1], times)
+    if times is not None:
+        read = read.repeat(1, len(times))
     conditions = model.transformer.prepare(
         text,
-        latent_shape=whole(group.latents, group.shown),
-        shown=frames_of(group.shown),
+        latent_shape=shape,
+        shown=shown,
         references=group.references,
         markers=markers,
         context_mask=F.pad(read, (0, len(queries)), value=1),
+        text_frames=None if text_frames is None else text_frames.to(text.device).expand(len(text), -1),
     )
     noisy = add_noise(group.latents, group.noise, group.time, min_noise=0)
     return model.transformer(noisy, TIMESTEPS * group.time, conditions)

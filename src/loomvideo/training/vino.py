@@ -41,6 +41,7 @@ from loomvideo.training.recipe import (
     Stage,
     own_folder,
 )
+from loomvideo.training.tracks import teach_tracks
 
 FLOW_SHIFT = 3.0
 HEAD_TIMESTEP = (
@@ -148,8 +149,11 @@ class VinoRecipe:
 
     def num_tokens(self, item: Prepared) -> int:
         visual = sum(latents[0].numel() // 4 for latents in (item["target"], *item["references"]))
-        said = item["full"].get("text_rows", item["full"]["ids"])
-        return visual + len(said) + NUM_QUERIES
+        if "text_rows" in item["full"]:  # which are moved to each frame
+            said = len(item["full"]["text_rows"]) * item["target"].shape[1]
+        else:
+            said = len(item["full"]["ids"])
+        return visual + said + NUM_QUERIES
 
     def stages(self, start: Path | None) -> Sequence[Stage]:
         """Pictures from words; pictures; everything.
@@ -169,7 +173,7 @@ class VinoRecipe:
             return build_model()
         if not has_own_weights(start):
             model = build_model()
-            draw_as(model.transformer, own_folder(start, "loomvideo") / "transformer")
+            draw_as(model, own_folder(start, "loomvideo") / "transformer")
             return model
         folder = own_folder(start, "vino")
         transformer = VinoTransformer3DModel.from_pretrained(folder / "transformer")
@@ -177,7 +181,9 @@ class VinoRecipe:
         return VinoModel(transformer, connector).float().train()
 
     def teach(self, model: VinoModel, device: torch.device) -> None:
-        """Nothing: it reads all that a plan says at every frame."""
+        """Where the items of plans are at the times of frames."""
+        if model.connector.tracks is not None:
+            teach_tracks(model.connector.tracks, device)
 
     def batch(self, draws: Sequence[Draw], device: torch.device, rules: BatchRules | None = None) -> QueryGroup:
         return vino_samples.make_group(draws, self.readers, device, rules or self.rules)
@@ -220,10 +226,11 @@ class VinoRecipe:
         )
 
     def byte_matrices(self, pipeline: VinoPipeline) -> list[nn.Parameter]:
-        """All matrices of the blocks."""
+        """All matrices of the blocks, of the connectors and of the tracks; queries are no matrix."""
         denoiser = pipeline.transformer
-        blocks = [*denoiser.context_embedder.blocks, *denoiser.transformer_blocks, *denoiser.single_transformer_blocks]
-        return [parameter for parameter in nn.ModuleList(blocks).parameters() if parameter.ndim == 2]
+        modules = [*denoiser.context_embedder.blocks, *denoiser.transformer_blocks, *denoiser.single_transformer_blocks]
+        modules += pipeline.connector.children()
+        return [parameter for parameter in nn.ModuleList(modules).parameters() if parameter.ndim == 2]
 
 
 def has_own_weights(start: Path) -> bool:
@@ -231,13 +238,14 @@ def has_own_weights(start: Path) -> bool:
     return (own_folder(start, "vino") / "connector").is_dir()
 
 
-def draw_as(transformer: VinoTransformer3DModel, folder: Path) -> None:
+def draw_as(model: VinoModel, folder: Path) -> None:
     """Take over what LoomVideo's denoiser knows of pixels: how they become tokens and tokens become them, and the perceptrons
-    before that. Published VINO begins with a HunyuanVideo that draws (fact sheet 7).
+    before that; and of where items are at the times of frames, if both have tracks. Published VINO begins with a HunyuanVideo
+    that draws (fact sheet 7).
 
     Raises ValueError where the two differ in size.
     """
-    drawing = LoomVideoTransformer3DModel.from_pretrained(folder).float()
+    transformer, drawing = model.transformer, LoomVideoTransformer3DModel.from_pretrained(folder).float()
     given, own = drawing.state_dict(), transformer.state_dict()
     embedding, _ = drawing.condition_embedder(torch.tensor([HEAD_TIMESTEP]))
     shift, scale = (drawing.scale_shift_table + embedding)[0].detach()
@@ -258,12 +266,15 @@ def draw_as(transformer: VinoTransformer3DModel, folder: Path) -> None:
         for name, value in given.items():
             if name.startswith(before):
                 taken[f"transformer_blocks.{number}.ff.{name.removeprefix(before)}"] = value
+    taken, own = {f"transformer.{name}": value for name, value in taken.items()}, model.state_dict()
+    if model.connector.tracks is not None and drawing.tracks is not None:
+        taken |= {f"connector.tracks.{name}": value for name, value in drawing.tracks.state_dict().items()}
     wrong = [name for name, value in taken.items() if value.shape != own[name].shape]
     if wrong:
         raise ValueError(
             f"{folder}: {len(wrong)} tensors, {wrong[0]} the first, are of another size than this denoiser's"
         )
-    transformer.load_state_dict(own | taken)
+    model.load_state_dict(own | taken)
 
 
 def build_model() -> VinoModel:
@@ -287,4 +298,5 @@ def build_model() -> VinoModel:
         absolute_places=True,
         palette_size=PALETTE_SIZE,
     )
-    return VinoModel(transformer, QueryConnector(NUM_QUERIES, hidden_size=192, z_dim=192, hy_dim=8 * 32))
+    connector = QueryConnector(NUM_QUERIES, hidden_size=192, z_dim=192, hy_dim=8 * 32, item_tracks=True)
+    return VinoModel(transformer, connector)

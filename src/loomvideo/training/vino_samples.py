@@ -24,6 +24,7 @@ from loomvideo.models.qwen import Visual, model_arguments
 from loomvideo.systems.request import Task
 from loomvideo.systems.vino import GuidanceBranch, guidance_branches, references_of, show, with_role
 from loomvideo.training.features import encode, encode_each, shown_scenes, told, told_of
+from loomvideo.training.loomvideo import DESCRIBED
 from loomvideo.training.mllm import Sight, visuals_of
 from loomvideo.training.query_objective import ChatBatch, QueryGroup, look
 from loomvideo.training.recipe import BatchRules, Draw, Prepared, Readers
@@ -41,7 +42,7 @@ Reference = tuple[Visual, Tensor, Tensor]  # with what the vision tower makes of
 
 @torch.no_grad()
 def prepare(drawn: Sequence[Sample], readers: Readers, rng: np.random.Generator) -> list[Prepared]:
-    """Samples that share task, size and length; of edits, what they show in words of its own, too."""
+    """Samples that share task, size and length; of `DESCRIBED` tasks, what they show in words of its own, too."""
     task, still = drawn[0].task, drawn[0].num_frames == 1
     targets = list(encode(readers.vae, [clip for one in drawn if (clip := one.target_frames()) is not None]))
     references = _references(drawn, readers)
@@ -52,7 +53,7 @@ def prepare(drawn: Sequence[Sample], readers: Readers, rng: np.random.Generator)
             prompt = with_role(Task.IMAGE_TO_VIDEO, prompt)
         has_base = still and one.source_frames() is not None and len(given) > 1
         items.append(make_item(readers, NAMES.get(task, task), target, given, prompt, has_base=has_base))
-    if task in ("edit_image", "edit_video"):
+    if task in DESCRIBED:
         items += _described(drawn, targets, references, readers, rng)
     return items
 
@@ -141,7 +142,7 @@ def _described(
     readers: Readers,
     rng: np.random.Generator,
 ) -> list[Prepared]:
-    """Edits' sources and targets as samples of text-to-image or -video: the latents are there already."""
+    """Sources and targets as samples of text-to-image or -video: the latents are there already."""
     still, writer = drawn[0].num_frames == 1, Writer(rng)
     latents = [{"target": target, "source": given[-1][2]} for target, given in zip(targets, references, strict=True)]
     return [
