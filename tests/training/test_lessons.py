@@ -248,6 +248,13 @@ def test_of_half_of_the_requests_whole_words_are_lost_but_never_all():
     assert all(half_heard("star", rng) == "star" for _ in range(200))
 
 
+def test_words_that_join_others_are_lost_more_often_than_what_they_join():
+    rng = np.random.default_rng(0)
+    heard = [half_heard("change the square into blue", rng).split(" ") for _ in range(1000)]
+    lost = {word: sum(word not in words for words in heard) for word in ("into", "square", "blue")}
+    assert lost["into"] > 2 * max(lost["square"], lost["blue"])
+
+
 # --- places
 
 

@@ -5,7 +5,7 @@ dm width of the language model   (f, y, x) latent grid
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, cast
@@ -390,12 +390,8 @@ class LoomVideoTransformer3DModel(WanTransformer):
         mask = None if context_mask is None else context_mask.bool()[:, None, None, :]
         if self.tracks is not None and grid[0] > 1:
             layers, mask = self._move_items(layers, mask, grid, shown, sum(map(math.prod, reference_grids)))
-        projected = _of_each(self.mllm_embedder, layers)
         return Conditions(
-            context=tuple(
-                block.attn2.keys_values(layer)
-                for block, layer in zip(cast("Sequence[Block]", self.blocks), projected, strict=True)
-            ),
+            context=self._read(layers),
             context_mask=mask,
             source=self._source_tokens(source, layers[0]),
             places=self.place_tokens(grid, layers[0].device, shown),
@@ -440,13 +436,25 @@ class LoomVideoTransformer3DModel(WanTransformer):
         behind = [num_reference_tokens] if num_reference_tokens else []
         num_tokens += behind
 
-        def move(layer: Tensor) -> Tensor:
-            moved = tracks(layer, times).flatten(1, 2)
-            return torch.cat([moved, layer], dim=1) if behind else moved
-
-        moved = _of_each(move, layers)
+        moved: list[Tensor] = []
+        for number, layer in enumerate(layers):
+            if number and layer is layers[number - 1]:  # all blocks may read one layer
+                moved.append(moved[-1])
+                continue
+            of_frames = tracks(layer, times).flatten(1, 2)
+            moved.append(torch.cat([of_frames, layer], dim=1) if behind else of_frames)
         own = own_items(num_tokens, num_items, layers[0].device)[None, None]
         return moved, own if mask is None else own & mask.repeat(1, 1, 1, len(num_tokens))
+
+    def _read(self, layers: Sequence[Tensor]) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Keys and values (b, m, h, k) of every block's cross-attention; a layer that follows itself is projected once."""
+        context, before, read = [], None, None
+        for block, layer in zip(cast("Sequence[Block]", self.blocks), layers, strict=True):
+            if layer is not before:
+                before, read = layer, None  # the last one is let go before there is another
+                read = self.mllm_embedder(layer)
+            context.append(block.attn2.keys_values(read))
+        return tuple(context)
 
     def _source_tokens(self, source: Tensor | None, near: Tensor) -> Tensor | None:
         if self.source_patch_embedding is None:
@@ -495,13 +503,6 @@ class LoomVideoTransformer3DModel(WanTransformer):
                 "both must be equal, so resize and cut the source to the target"
             )
         return self.grid(latent_shape)
-
-
-def _of_each(function: Callable[[Tensor], Tensor], layers: Sequence[Tensor]) -> list[Tensor]:
-    """What a function gives of layers, some of which may be the same tensor: of that it is asked once."""
-    distinct = {id(layer): layer for layer in layers}
-    given = {key: function(layer) for key, layer in distinct.items()}
-    return [given[id(layer)] for layer in layers]
 
 
 def _check_wan_fields(config: Mapping[str, Any]) -> None:
