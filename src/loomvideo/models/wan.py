@@ -448,10 +448,11 @@ class LoomVideoTransformer3DModel(WanTransformer):
 
     def _read(self, layers: Sequence[Tensor]) -> tuple[tuple[Tensor, Tensor], ...]:
         """Keys and values (b, m, h, k) of every block's cross-attention; a layer that follows itself is projected once."""
-        context, before, read = [], None, None
+        context: list[tuple[Tensor, Tensor]] = []
+        before, read = None, layers[0]
         for block, layer in zip(cast("Sequence[Block]", self.blocks), layers, strict=True):
             if layer is not before:
-                before, read = layer, None  # the last one is let go before there is another
+                before = read = layer  # the last projection is let go before there is another
                 read = self.mllm_embedder(layer)
             context.append(block.attn2.keys_values(read))
         return tuple(context)
