@@ -126,6 +126,12 @@ def test_the_same_seed_gives_the_same_answer_and_another_one_another(pipe):
     assert thought(2) != first
 
 
+def test_of_an_edit_the_answer_is_the_likeliest_whatever_the_seed(pipe):
+    source = np.zeros((1, 64, 64, 3), np.uint8)
+    asked = [Request(prompt="make it red", source=source, seed=seed, think=True) for seed in range(4)]
+    assert len({pipe.think(plan(one, pipe.limits)).prompt for one in asked}) == 1
+
+
 def test_a_model_that_thinks_by_default_thinks_unless_it_is_told_not_to(pipe, monkeypatch):
     monkeypatch.setattr(QwenReader, "answer", lambda self, chat, decoding: iter(["a green ", "star"]))
     pipe.limits = replace(pipe.limits, think=True)
