@@ -248,11 +248,34 @@ def test_of_half_of_the_requests_whole_words_are_lost_but_never_all():
     assert all(half_heard("star", rng) == "star" for _ in range(200))
 
 
-def test_words_that_join_others_are_lost_more_often_than_what_they_join():
+def lost_of(prompt, times=1000):
     rng = np.random.default_rng(0)
-    heard = [half_heard("change the square into blue", rng).split(" ") for _ in range(1000)]
-    lost = {word: sum(word not in words for words in heard) for word in ("into", "square", "blue")}
-    assert lost["into"] > 2 * max(lost["square"], lost["blue"])
+    heard = [half_heard(prompt, rng).split(" ") for _ in range(times)]
+    return {word: sum(word not in words for words in heard) for word in prompt.split(" ")}
+
+
+def test_words_that_join_others_are_lost_more_often_than_what_they_join():
+    lost = lost_of("change the square into blue")
+    assert lost["into"] > 2 * max(lost["change"], lost["the"]) > 0
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "blue-coloured square",
+        "Grey plus sign.",
+        "little five-pointed stars",
+        "medium-sized ring",
+        "@Image 1.",
+        "left upper center",
+    ],
+)
+def test_what_is_named_is_never_lost(named):
+    """Of a request that no longer says what, only a guess can be learnt, and the guess is made where nothing is lost, too."""
+    lost = lost_of(f"change it into the {named}")
+    last = named.split(" ")
+    assert not any(lost[word] for word in last if word != "@Image")
+    assert lost["change"] > 0
 
 
 # --- places
