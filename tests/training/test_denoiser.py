@@ -147,6 +147,30 @@ def test_shards_that_appear_later_are_taken_up_and_batches_have_one_layout(tmp_p
         )
 
 
+def test_reading_shards_takes_a_tenth_of_the_time_and_no_more(tmp_path, recipe, monkeypatch):
+    """Shards that take a second each, a hundred of them: ten at once, and then one in ten seconds of training."""
+    now = [0.0]
+    monkeypatch.setattr(denoiser.time, "monotonic", lambda: now[0])
+    read = torch.load
+
+    def slowly(*args, **options):
+        now[0] += 1.0
+        return read(*args, **options)
+
+    monkeypatch.setattr(denoiser.torch, "load", slowly)
+    for number in range(100):
+        torch.save([item()], tmp_path / f"000-{number:06d}.pt")
+    data = Shards(tmp_path, recipe, seed=0, tokens_a_batch=64)
+    data.batch({"words picture": 1.0})
+    at_once = len(data)
+    assert at_once in (10, 11, 12)
+    for _ in range(400):
+        now[0] += 0.5  # a step
+        data.batch({"words picture": 1.0})
+    assert len(data) - at_once == pytest.approx(0.1 * (now[0] - at_once), abs=2)
+    assert now[0] < 0.12 * 200 + 200 + at_once
+
+
 def test_clips_are_drawn_as_often_as_told(tmp_path, recipe):
     data = Shards(tmp_path, recipe, seed=0, tokens_a_batch=64)
     torch.save([item(), item(frames=3)], tmp_path / "000-000000.pt")

@@ -21,6 +21,8 @@ from loomvideo.training.run import Run, RunConfig
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 20.0  # between looks for new shards
+# Reading them: a GPU that waits for many learns nothing meanwhile, and what it has is drawn again and again.
+FIRST_SECONDS, READING_SHARE = 10.0, 0.1
 KEPT = 200_000_000  # numbers of a kind's and layout's targets: 65,000 pictures, 4,000 clips of 17 frames
 SMALLEST_BATCH = 4
 # Each of a kind of its own: after steps of one kind alone the next undoes some of what the last has taught.
@@ -43,21 +45,29 @@ class Shards:
         self.rank, self.ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.rng = np.random.default_rng([7, seed, self.rank])
         self.seen: set[Path] = set()
+        self.unread: deque[Path] = deque()
         self.kinds: dict[str, dict[Layout, deque[Prepared]]] = defaultdict(dict)
         self.looked = float("-inf")
+        self.began, self.reading = time.monotonic(), 0.0  # seconds that reading took
 
     def refresh(self) -> None:
-        if time.monotonic() - self.looked < LOOK_SECONDS:
-            return
-        self.looked = time.monotonic()
-        for path in sorted(self.folder.glob("*.pt")):
-            if path not in self.seen and zlib.crc32(path.name.encode()) % self.ranks == self.rank:
-                self.seen.add(path)
-                for item in torch.load(path, weights_only=True):
-                    layouts, layout = self.kinds[self.recipe.kind(item)], layout_of(item)
-                    if layout not in layouts:  # room for the newest, so that a long run does not fill the memory
-                        layouts[layout] = deque(maxlen=max(KEPT // item["target"].numel(), 1))
-                    layouts[layout].append(item)
+        """Take up new shards, those that are there as the time for it comes: a tenth of all time, and ten seconds at once."""
+        if time.monotonic() - self.looked >= LOOK_SECONDS:
+            self.looked = time.monotonic()
+            new = [path for path in sorted(self.folder.glob("*.pt")) if path not in self.seen]
+            self.seen.update(new)
+            self.unread += [path for path in new if zlib.crc32(path.name.encode()) % self.ranks == self.rank]
+        while self.unread and self.reading < FIRST_SECONDS + READING_SHARE * (time.monotonic() - self.began):
+            begun = time.monotonic()
+            self._take(torch.load(self.unread.popleft(), weights_only=True))
+            self.reading += time.monotonic() - begun
+
+    def _take(self, items: Sequence[Prepared]) -> None:
+        for item in items:
+            layouts, layout = self.kinds[self.recipe.kind(item)], layout_of(item)
+            if layout not in layouts:  # room for the newest, so that a long run does not fill the memory
+                layouts[layout] = deque(maxlen=max(KEPT // item["target"].numel(), 1))
+            layouts[layout].append(item)
 
     def __len__(self) -> int:
         return sum(len(items) for layouts in self.kinds.values() for items in layouts.values())
