@@ -43,7 +43,7 @@ def test_the_loss_is_the_papers_on_its_implicit_policies(beta):
     weight = r[:, None, None, None, None]
     positive, negative = (1 - beta) * old + beta * new, (1 + beta) * old - beta * new
     expected = weight * (positive - target).square() + (1 - weight) * (negative - target).square()
-    found = nft_errors((new - target).square(), (old - target).square(), new, old, r, beta)
+    found = nft_errors((new - target).square(), (old - target).square(), (new - old).square(), r, beta)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -51,7 +51,10 @@ def gradient(r, beta=1.0):
     """Of the loss at the old policy, with the direction from the old velocity to the target."""
     target, old, *_ = policies()
     new = old.clone().requires_grad_()
-    nft_errors((new - target).square(), (old - target).square(), new, old, torch.full((6,), r), beta).sum().backward()
+    errors = nft_errors(
+        *((a - b).square() for a, b in ((new, target), (old, target), (new, old))), torch.full((6,), r), beta
+    )
+    errors.sum().backward()
     return new.grad, target - old
 
 
@@ -75,7 +78,7 @@ def test_the_optimum_is_the_old_velocity_moved_to_that_of_the_better_clips():
 
     def loss(new):
         new = new.expand_as(targets)
-        return nft_errors((new - targets).square(), (old - targets).square(), new, old, r, beta).mean()
+        return nft_errors((new - targets).square(), (old - targets).square(), (new - old).square(), r, beta).mean()
 
     assert all(loss(best) < loss(best + step) for step in (-0.1, 0.1))
 

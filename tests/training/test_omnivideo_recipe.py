@@ -15,6 +15,7 @@ from loomvideo.data.world.tasks import sample
 from loomvideo.models.context_rows import QueryTransformer, SourceTokenizer
 from loomvideo.models.omnivideo import OmniVideoTransformer3DModel
 from loomvideo.models.qwen import PixelBudget
+from loomvideo.models.reader import QwenReader
 from loomvideo.models.wan import LoomVideoTransformer3DModel
 from loomvideo.systems.omnivideo import OmniVideoPipeline
 from loomvideo.systems.plan import plan
@@ -29,8 +30,8 @@ from loomvideo.training.loomvideo import NUM_BLOCKS, build_denoiser
 from loomvideo.training.mllm import Sight, build_mllm, build_tokenizer
 from loomvideo.training.objective import Shown
 from loomvideo.training.omnivideo import GENERATION, HEADS, MIXED, MIXTURE, OmniVideoRecipe, build_model, draw_as
-from loomvideo.training.omnivideo_objective import OmniVideoModel, predict_velocity, read_states, text_rows, vision_rows
-from loomvideo.training.omnivideo_samples import LEVEL_SHARES, drop_conditions, sample_levels
+from loomvideo.training.omnivideo_objective import OmniVideoModel, predict_velocity, vision_rows
+from loomvideo.training.omnivideo_samples import LEVEL_SHARES, drop_conditions, read, request_chat, sample_levels
 from loomvideo.training.recipe import NO_DROPOUT, BatchRules, Draw, Readers
 from loomvideo.training.vae import build_vae
 
@@ -162,7 +163,7 @@ def check_against_pipeline(recipe, model, pipeline, task, num_frames):
     )
     item = prepared_samples(recipe, task, 1, num_frames)[0]
     if recipe.readers.plans:  # as its language model says it, in place of what that is taught to say
-        item["text"] = pipeline.item_rows(said)
+        item["plan"] = pipeline.item_rows(said)
     names = ["nothing", "full"] if source is None else ["nothing, no source", "nothing", "full"]
     with torch.no_grad():
         noise = torch.randn(1, *item["target"].shape)
@@ -172,14 +173,8 @@ def check_against_pipeline(recipe, model, pipeline, task, num_frames):
         branches, _ = pipeline.condition(planned, noise.shape, posterior=None, batch_branches=False)
         for branch, name in zip(branches, names, strict=True):
             batch = replace(batch_of(recipe, [item], BRANCHES[name]), noise=noise, time=torch.ones(1))
-            ours = predict_velocity(model, recipe.readers.mllm, batch)
+            ours = predict_velocity(model, batch)
             torch.testing.assert_close(ours, branch(noise, torch.tensor(1000.0))[0], rtol=5e-3, atol=5e-3)
-
-
-def test_chats_of_published_vocabularies_are_kept_whole(recipe):
-    other = OmniVideoRecipe(replace(recipe.readers, plans=False))
-    (item,) = prepared_samples(other, "t2i", 1)
-    assert all(torch.iinfo(item[name].dtype).max >= 151_936 for name in ("ids", "text"))
 
 
 @pytest.mark.parametrize(("num_frames", "item_tracks"), [(1, False), (5, False), (5, True)])
@@ -187,13 +182,13 @@ def test_a_sample_among_others_is_predicted_as_by_itself(recipe, num_frames, ite
     """Chats of other lengths, with and without a source, with and without a plan, beside it: padding is never read."""
     model, items = tiny_model(item_tracks=item_tracks), mixed_items(recipe, num_frames)
     nothing = recipe.nothing["picture" if num_frames == 1 else "clip"]
-    items.append(items[0] | {name: nothing[name] for name in ("ids", "positions", "text")})
+    items.append({name: value for name, value in items[0].items() if name != "plan"} | nothing)
     with torch.no_grad():
         batch = batch_of(recipe, items)
-        together = predict_velocity(model, recipe.readers.mllm, batch)
+        together = predict_velocity(model, batch)
         for row in range(len(items)):
             alone = replace(batch_of(recipe, items[row : row + 1]), noise=batch.noise[[row]], time=batch.time[[row]])
-            velocity = predict_velocity(model, recipe.readers.mllm, alone)
+            velocity = predict_velocity(model, alone)
             torch.testing.assert_close(velocity[0], together[row], rtol=1e-3, atol=1e-4)
 
 
@@ -207,7 +202,7 @@ def test_some_frames_of_clips_are_predicted_at_their_own_times(recipe, item_trac
     assert torch.equal(some.latents, whole.latents[:, :, [1, 3]])
     assert torch.equal(some.sources, whole.sources[:, :, [1, 3]])
     with torch.no_grad():
-        said = [predict_velocity(model, recipe.readers.mllm, each) for each in (whole, every, some, late)]
+        said = [predict_velocity(model, each) for each in (whole, every, some, late)]
     assert torch.equal(said[0], said[1])
     assert not torch.allclose(said[2], said[3])
 
@@ -287,7 +282,7 @@ def test_what_is_random_in_a_sample_does_not_depend_on_the_batch_it_stands_in(re
     whole, part = (recipe.batch(some, CPU, rules) for some in (draws, draws[3:]))
     for name in ("noise", "time"):
         assert torch.equal(getattr(whole, name)[3:], getattr(part, name))
-    assert all(torch.equal(*texts) for texts in zip(whole.texts[3:], part.texts, strict=True))
+    assert all(torch.equal(one.rows, same.rows) for one, same in zip(whole.prompts[3:], part.prompts, strict=True))
     assert len(set(whole.time.tolist())) > 6
 
 
@@ -303,27 +298,32 @@ def test_the_error_of_flow_is_that_of_the_velocity(recipe, model):
 
 def test_a_vision_head_that_says_what_the_tower_sees_is_aligned(recipe, model):
     batch = batch_of(recipe, prepared_samples(recipe, "t2i", 3, kind="align picture"))
-    said = model.vision_head(read_states(recipe.readers.mllm, batch.chats), batch.chats.mask).mean(1)
+    said = model.vision_head(batch.states, batch.mask).mean(1)
     assert recipe.squared_errors(model, replace(batch, pooled=said)).mean() < 1e-5
     away = recipe.squared_errors(model, replace(batch, pooled=-said)).mean()
     assert away.item() == pytest.approx(2)
 
 
 def test_a_prompt_s_rows_are_its_plan_s_states_or_its_tokens_embeddings(recipe):
-    mllm = recipe.readers.mllm
-    ids, states = torch.tensor([3, 5]), torch.randn(2, 192)
-    rows = text_rows(mllm, [ids, states])
-    assert torch.equal(rows[0], mllm.get_input_embeddings()(ids))
-    assert rows[1] is states
     for one, item in zip(drawn_samples("t2i"), prepared_samples(recipe, "t2i"), strict=False):
-        assert item["text"].shape == (len(codes_of(one)), 192)
+        assert item["plan"].shape == (len(codes_of(one)), 192)
+    other = OmniVideoRecipe(replace(recipe.readers, plans=False))
+    for one, item in zip(drawn_samples("t2i"), prepared_samples(other, "t2i"), strict=False):
+        embeddings = QwenReader(recipe.readers.mllm, recipe.readers.tokenizer).embeddings(one.prompt)
+        assert torch.equal(item["text"], embeddings.half())
+
+
+def test_chats_of_several_lengths_are_read_as_each_by_itself(recipe):
+    chats = [request_chat(recipe.readers, said, [], still=True) for said in ("", "a red ball", "a ball")]
+    for together, asked in zip(read(recipe.readers, chats), chats, strict=True):
+        alone = QwenReader(recipe.readers.mllm, recipe.readers.tokenizer).hidden_states(asked)[0]
+        torch.testing.assert_close(together.float(), alone, rtol=2e-3, atol=2e-3)
 
 
 def test_an_adapter_in_text_space_has_the_mean_of_the_prompts_rows(recipe, model):
-    mllm = recipe.readers.mllm
     batch = batch_of(recipe, prepared_samples(recipe, "t2i", 3, kind="space picture"))
-    found = vision_rows(model, read_states(mllm, batch.chats), batch).mean(1)
-    expected = (found - torch.stack([rows.mean(0) for rows in text_rows(mllm, batch.texts)])).square().mean()
+    found = vision_rows(model, batch).mean(1)
+    expected = (found - torch.stack([prompt.rows.mean(0) for prompt in batch.prompts])).square().mean()
     assert recipe.squared_errors(model, batch).mean().item() == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -423,7 +423,7 @@ def test_only_answers_are_learnt_from(recipe):
     model = tiny_model(own.lm_head)
     loss = own.squared_errors(model, batch).mean()
     with torch.no_grad():
-        logits = own.lm_head(read_states(own.readers.mllm, batch.chats))[0, -len(learnt) - 1 : -1]
+        logits = own.lm_head(batch.states)[0, -len(learnt) - 1 : -1]
     assert loss.item() == pytest.approx(nn.functional.cross_entropy(logits, learnt).item(), rel=1e-4)
 
 

@@ -16,7 +16,9 @@ gradient through a solver is needed. Because v+ and v- are affine in v_new, with
 
     L = (1 + beta - 2 beta r) e_old^2 + beta (2 r - 1) e_new^2 + beta (1 + beta - 2 r) (v_new - v_old)^2,
 
-so that a recipe's squared errors and its denoiser's velocities are all it takes.
+so that a recipe's squared errors and its denoiser's velocities are all it takes. All three are weighted alike: as the recipe
+weights errors at a time, and over how wrong the old policy is about the clip (the paper's adaptive weights), for otherwise
+the few clips that are hardest to tell from their noise are all that a step is about.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,6 +34,8 @@ from loomvideo.data.samples import Sample
 from loomvideo.models.vae import VAE, decode
 from loomvideo.training.checkpoints import Tensors
 from loomvideo.training.config import ReinforceConfig
+from loomvideo.training.lora import denoiser_of
+from loomvideo.training.objective import error_weights
 from loomvideo.training.recipe import NO_DROPOUT, Batches, Draw
 from loomvideo.training.results import filled
 from loomvideo.training.rewards import Reward
@@ -41,6 +45,7 @@ from loomvideo.training.trainer import Network, Step, Trainer, attention_kernels
 from loomvideo.training.velocities import kept_velocities, step_times, velocity_at
 
 SAME = 1e-6  # rewards of a group that spread less are equal
+SMALLEST_ERROR = 1e-8  # mean square; next to it an error is none
 
 
 def optimality(rewards: Sequence[float]) -> list[float]:
@@ -52,19 +57,21 @@ def optimality(rewards: Sequence[float]) -> list[float]:
     return (0.5 + 0.5 * np.clip((values - values.mean()) / spread, -1, 1)).tolist()
 
 
-def nft_errors(
-    new_errors: Tensor, old_errors: Tensor, new: Tensor, old: Tensor, optimality: Tensor, beta: float
-) -> Tensor:
-    """The loss above, element by element.
+def nft_errors(new_errors: Tensor, old_errors: Tensor, apart: Tensor, optimality: Tensor, beta: float) -> Tensor:
+    """The loss above, element by element, but for the adaptive weights.
 
     Args:
         new_errors, old_errors: squared errors (b, c, f, y, x) of the two policies.
-        new, old: their velocities, of the same shape.
+        apart: the square of how far their velocities are apart, of the same shape and weighted as the errors are.
         optimality: r (b,) of every sample.
     """
-    r = optimality.to(new)[:, None, None, None, None]
-    apart = (new - old).square()
+    r = optimality.to(apart)[:, None, None, None, None]
     return (1 + beta - 2 * beta * r) * old_errors + beta * (2 * r - 1) * new_errors + beta * (1 + beta - 2 * r) * apart
+
+
+def adaptive_weights(old_errors: Tensor) -> Tensor:
+    """Weights (b, 1, 1, 1, 1): one over the root of each sample's mean squared error (b, c, f, y, x) under the old policy."""
+    return old_errors.mean((1, 2, 3, 4), keepdim=True).clamp_min(SMALLEST_ERROR).rsqrt()
 
 
 # --- what is learnt from
@@ -187,4 +194,6 @@ class NftTrainer(Trainer):
             with torch.no_grad(), self._averaged():
                 old = self.network(batch)
             new, operations = self.flops.counted(self.network, batch)
-        return nft_errors(new, old, velocities[1], velocities[0], r, self.beta), operations
+        weights = error_weights(denoiser_of(self.network.model).config["prediction"], batch.time)
+        apart = (velocities[1] - velocities[0]).square() * weights
+        return adaptive_weights(old) * nft_errors(new, old, apart, r, self.beta), operations

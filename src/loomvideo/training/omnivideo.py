@@ -99,6 +99,7 @@ class OmniVideoRecipe:
 
     tokens_a_batch = TOKENS_A_BATCH
     rules = BatchRules(all_dropout_rate=0.0, text_dropout_rate=0.05)  # 10.4: the request, never the source
+    features_only = True  # a prepared sample holds all that the language model says of it
     shared = ("vae", "mllm")
     last_timestep = float(NUM_LEVELS)
 
@@ -170,10 +171,10 @@ class OmniVideoRecipe:
             teach_tracks(model.transformer.tracks, device)
 
     def batch(self, draws: Sequence[Draw], device: torch.device, rules: BatchRules | None = None) -> ContextBatch:
-        return omnivideo_samples.make_batch(draws, self.nothing, self.readers, device, rules or self.rules)
+        return omnivideo_samples.make_batch(draws, self.nothing, device, rules or self.rules)
 
     def squared_errors(self, model: OmniVideoModel, batch: ContextBatch) -> Tensor:
-        return omnivideo_objective.squared_errors(model, self.readers.mllm, batch)
+        return omnivideo_objective.squared_errors(model, batch)
 
     def given(self, batch: ContextBatch) -> Tensor | None:
         """Of generations among edits the median of each, as the trainer compares those that stand by themselves."""

@@ -1,19 +1,17 @@
 """Omni-Video's objectives, one for every stage: heads of the language model, adapter, and flow matching (fact sheet 10).
 
-The language model's body is frozen: what its tower sees is stored with a sample, and its chat is read without gradients.
-A batch mixes samples with a source and without one: they differ in their contexts alone (fact sheet 10.3).
+The language model's body is frozen: what it makes of a chat is stored with the sample, and nothing here runs it. A batch
+mixes samples with a source and without one: they differ in their contexts alone (fact sheet 10.3).
 
-b batch   m chat tokens   s visual tokens of all chats   k samples with a source   r context rows
-dm width of the language model   dt width of a context row
+b batch   m chat tokens   k samples with a source   r context rows   dm width of the language model   dt of a context row
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from loomvideo.conditioning.context import LAYOUTS, assemble
 from loomvideo.models.context_rows import QueryTransformer, SourceTokenizer
@@ -22,6 +20,13 @@ from loomvideo.training.context_objective import NUM_LEVELS, alignment_loss, nex
 from loomvideo.training.objective import Shown, add_noise, error_weights, frames_of, velocity_target, whole
 
 Aim = Literal["answer", "align", "space", "flow"]
+
+
+class Prompt(NamedTuple):
+    """What a denoiser without a text encoder reads of a prompt."""
+
+    rows: Tensor  # (n, dt), the states of a plan's items or the embeddings of tokens
+    is_plan: bool
 
 
 class OmniVideoModel(nn.Module):
@@ -44,17 +49,6 @@ class OmniVideoModel(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadChats:
-    """Chats whose visuals were looked at before; each has its own."""
-
-    ids: Tensor  # (b, m), padded on the right
-    mask: Tensor  # (b, m), true at real tokens
-    positions: Tensor  # (3, b, m)
-    visual: Tensor  # (b, m), true at visual tokens
-    seen: Tensor | None  # (1 + taps, s, dm): what `look` gives, chat after chat; None without visuals
-
-
-@dataclass(frozen=True, kw_only=True)
 class ContextBatch:
     """Samples whose targets have one shape; what the batch's aim does not ask for is None."""
 
@@ -62,8 +56,9 @@ class ContextBatch:
     latents: Tensor  # clean, normalised (b, c, f, y, x)
     noise: Tensor  # standard normal, of the same shape
     time: Tensor  # noise level (b,) in 0..1
-    chats: ReadChats
-    texts: Sequence[Tensor]  # ids (n,) of every prompt, or the states (items, dm) of its plan
+    states: Tensor  # (b, m, dm) of every chat, after the last norm, padded on the right
+    mask: Tensor  # (b, m), true at real tokens
+    prompts: Sequence[Prompt]
     source_places: Tensor  # (k,) in the batch
     sources: Tensor | None = None  # (k, c, f, y, x), normalised
     pooled: Tensor | None = None  # (b, dm), the tower's tokens of every target, their mean
@@ -71,7 +66,7 @@ class ContextBatch:
     labels: Tensor | None = None  # (b, m), -100 at what is asked
 
 
-def squared_errors(model: OmniVideoModel, mllm: PreTrainedModel, batch: ContextBatch) -> Tensor:
+def squared_errors(model: OmniVideoModel, batch: ContextBatch) -> Tensor:
     """The errors of a batch's aim (b, c, f, y, x), float32; what is no velocity's is the same number everywhere.
 
     - "answer": cross entropy of the text head (2.5).
@@ -81,39 +76,36 @@ def squared_errors(model: OmniVideoModel, mllm: PreTrainedModel, batch: ContextB
     - "flow": between velocities.
     """
     if batch.aim == "flow":
-        return flow_errors(model, mllm, batch)
-    states = read_states(mllm, batch.chats)
+        return flow_errors(model, batch)
     if batch.aim == "answer":
         assert model.lm_head is not None
         assert batch.labels is not None
-        loss = next_token_loss(model.lm_head(states), batch.labels)
+        loss = next_token_loss(model.lm_head(batch.states), batch.labels)
     elif batch.aim == "align":
         assert batch.pooled is not None
-        loss = alignment_loss(model.vision_head(states, batch.chats.mask), batch.pooled)
+        loss = alignment_loss(model.vision_head(batch.states, batch.mask), batch.pooled)
     else:
-        prompts = torch.stack([rows.mean(0) for rows in text_rows(mllm, batch.texts)])
-        loss = alignment_loss(vision_rows(model, states, batch), prompts, "mse")
+        prompts = torch.stack([prompt.rows.mean(0) for prompt in batch.prompts])
+        loss = alignment_loss(vision_rows(model, batch), prompts, "mse")
     return loss.expand(batch.latents.shape)
 
 
-def flow_errors(model: OmniVideoModel, mllm: PreTrainedModel, batch: ContextBatch) -> Tensor:
+def flow_errors(model: OmniVideoModel, batch: ContextBatch) -> Tensor:
     """Squared velocity errors (b, c, f, y, x), weighted as the denoiser's prediction asks; what the levels themselves weigh
     is in how often they are drawn (`sample_levels`)."""
-    error = predict_velocity(model, mllm, batch) - velocity_target(batch.latents, batch.noise, min_noise=0)
+    error = predict_velocity(model, batch) - velocity_target(batch.latents, batch.noise, min_noise=0)
     return error.float().square() * error_weights(model.transformer.config["prediction"], batch.time)
 
 
-def predict_velocity(model: OmniVideoModel, mllm: PreTrainedModel, batch: ContextBatch) -> Tensor:
+def predict_velocity(model: OmniVideoModel, batch: ContextBatch) -> Tensor:
     """The velocity (b, c, f, y, x) at each sample's level; sources are added to the noisy latents, too (fact sheet 5)."""
-    contexts = make_contexts(model, mllm, batch)
-    items = [text if is_plan(text) else None for text in batch.texts]
     added = None
     if batch.sources is not None:
         added = torch.zeros_like(batch.latents).index_copy(0, batch.source_places, batch.sources)
     conditions = model.transformer.prepare(
-        contexts,
+        make_contexts(model, batch),
         latent_shape=whole(batch.latents, batch.shown),
-        items=items,
+        items=[prompt.rows if prompt.is_plan else None for prompt in batch.prompts],
         shown=frames_of(batch.shown),
         added=added,
     )
@@ -121,53 +113,22 @@ def predict_velocity(model: OmniVideoModel, mllm: PreTrainedModel, batch: Contex
     return model.transformer(noisy, NUM_LEVELS * batch.time, conditions)
 
 
-def make_contexts(model: OmniVideoModel, mllm: PreTrainedModel, batch: ContextBatch) -> list[Tensor]:
+def make_contexts(model: OmniVideoModel, batch: ContextBatch) -> list[Tensor]:
     """Every sample's context rows (r, dt) without the items of its plan, as the pipeline puts them together."""
-    vision = vision_rows(model, read_states(mllm, batch.chats), batch)
+    vision = vision_rows(model, batch)
     source: dict[int, Tensor] = {}
     if batch.sources is not None:
         source = dict(zip(batch.source_places.tolist(), model.source_tokenizer(batch.sources), strict=True))
     max_rows, contexts = model.transformer.config["max_context_len"], []
-    for place, (text, rows) in enumerate(zip(batch.texts, text_rows(mllm, batch.texts), strict=True)):
-        parts = {"source": source.get(place), "vision": vision[place], "text": None if is_plan(text) else rows}
-        room = max_rows - len(rows) if is_plan(text) else max_rows
+    for place, (rows, is_plan) in enumerate(batch.prompts):
+        parts = {"source": source.get(place), "vision": vision[place], "text": None if is_plan else rows}
+        room = max_rows - len(rows) if is_plan else max_rows
         contexts.append(assemble(parts, layout=LAYOUTS["released"], max_rows=room))
     return contexts
 
 
-def vision_rows(model: OmniVideoModel, states: Tensor, batch: ContextBatch) -> Tensor:
-    """What systems.omnivideo.vision_rows gives of states (b, m, dm), which are padded here."""
-    tokens = model.vision_head(states, batch.chats.mask)
+def vision_rows(model: OmniVideoModel, batch: ContextBatch) -> Tensor:
+    """What systems.omnivideo.vision_rows gives of states, which are padded here."""
+    tokens = model.vision_head(batch.states, batch.mask)
     still = batch.latents.shape[2] == 1
     return model.adapter.each(tokens[:, :1] if still else tokens)
-
-
-@torch.no_grad()
-def text_rows(mllm: PreTrainedModel, texts: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The rows (n, dt) of prompts without a text encoder: the states of plans, else the language model's token embeddings."""
-    embedding: Any = mllm.get_input_embeddings()
-    return tuple(text if is_plan(text) else embedding(text) for text in texts)
-
-
-def is_plan(text: Tensor) -> bool:
-    """Whether a prompt is given as the states (items, dm) of its plan and not as its ids (n,)."""
-    return text.is_floating_point()
-
-
-@torch.no_grad()
-def read_states(mllm: PreTrainedModel, chats: ReadChats) -> Tensor:
-    """What models.reader.QwenReader.hidden_states gives, (b, m, dm), of chats whose visuals were looked at before."""
-    base: Any = mllm.base_model
-    text_model = base.language_model
-    embeds, seen = text_model.embed_tokens(chats.ids), {}
-    if chats.seen is not None:
-        embeds[chats.visual] = chats.seen[0].to(embeds)
-        seen = {"visual_pos_masks": chats.visual, "deepstack_visual_embeds": list(chats.seen[1:])}
-    read = text_model(
-        inputs_embeds=embeds,
-        position_ids=chats.positions,
-        attention_mask=chats.mask.long(),
-        use_cache=False,
-        **seen,
-    )
-    return read.last_hidden_state

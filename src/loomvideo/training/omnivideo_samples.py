@@ -1,8 +1,8 @@
-"""Omni-Video's prepared samples: the chat that the vision head reads, the prompt's own tokens, a source; and batches of them.
+"""Omni-Video's prepared samples: the states that the vision head reads, the prompt's own rows, a source; and batches of them.
 
-A prepared sample has "target" latents, its chat's "ids" (m,) and "positions" (3, m) with what the vision tower makes of its
-visual in "seen" (1 + taps, s, dm), the prompt's tokens (n,) or its plan's states (items, dm) in "text", and of an edit the
-"edited" latents, which have the target's shape. It stands under several kinds, one for each stage that learns from it; tensors are stored once.
+A prepared sample has "target" latents, the last layer's "states" (m, dm) of its chat, the rows (n, dm) of its prompt under
+"plan", the states of its items, or under "text", its tokens' embeddings, and of an edit the "edited" latents, which have the
+target's shape. It stands under several kinds, one for each stage that learns from it; tensors are stored once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from loomvideo.models.reader import QwenReader, marker
 from loomvideo.training.context_objective import IGNORED, NUM_LEVELS, level_table, level_weights
 from loomvideo.training.features import encode, shown_scenes, states_of, told, told_of
 from loomvideo.training.mllm import visuals_of
-from loomvideo.training.omnivideo_objective import ContextBatch, ReadChats, is_plan
+from loomvideo.training.omnivideo_objective import ContextBatch, Prompt
 from loomvideo.training.query_objective import look
 from loomvideo.training.recipe import BatchRules, Draw, Prepared, Readers
 
@@ -52,14 +52,12 @@ def prepare(drawn: Sequence[Sample], readers: Readers, rng: np.random.Generator)
     targets = list(encode(readers.vae, [clip for one in drawn if (clip := one.target_frames()) is not None]))
     clips = [clip for one in drawn if (clip := one.source_frames()) is not None]
     sources = list(encode(readers.vae, clips)) if clips else [None] * len(drawn)
+    still, said = drawn[0].num_frames == 1, [told(one, readers) for one in drawn]
     visuals = [visuals_of(one, readers.sight) for one in drawn]
-    seen = iter(look(readers.mllm, [visual for shown in visuals for visual in shown]))
+    asked = [request_chat(readers, text, seen, still=still) for text, seen in zip(said, visuals, strict=True)]
     prepared: list[Prepared] = []
-    for one, target, source, shown in zip(drawn, targets, sources, visuals, strict=True):
-        still = target.shape[1] == 1
-        said = told(one, readers)
-        asked = request_chat(readers, said, shown, still=still)
-        item = make_item(readers, one.task, target, said, asked, [next(seen) for _ in shown]) | _states(readers, one)
+    for one, target, source, text, states in zip(drawn, targets, sources, said, read(readers, asked), strict=True):
+        item = {"task": one.task, "target": target, "references": [], "states": states} | _prompt(readers, text, one)
         if source is not None:
             item["edited"] = source
         prepared.append(item)
@@ -73,31 +71,30 @@ def request_chat(readers: Readers, prompt: str, visuals: Sequence[Any], *, still
     return generation_chat(visuals, prompt, still=still, edits=bool(visuals), marker=answer)
 
 
-def make_item(
-    readers: Readers, task: str, target: Tensor, prompt: str, asked: Chat, seen: Sequence[Tensor] = ()
-) -> Prepared:
-    """A sample without its kind; ``seen`` is what the tower makes of the chat's visuals."""
-    inputs = tokenise(readers.tokenizer, [asked])
+@torch.no_grad()
+def read(readers: Readers, chats: Sequence[Chat]) -> list[Tensor]:
+    """What models.reader.QwenReader.hidden_states gives of each chat, (m, dm) float16, all at once."""
+    inputs = tokenise(readers.tokenizer, chats)
+    mask = torch.ones_like(inputs.input_ids) if inputs.attention_mask is None else inputs.attention_mask
     base: Any = readers.mllm.base_model
-    kinds = model_arguments(readers.mllm, inputs)["mm_token_type_ids"]
-    positions, _ = base.get_rope_index(inputs.input_ids, kinds, inputs.image_grid_thw, inputs.video_grid_thw)
-    text = QwenReader(readers.mllm, readers.tokenizer).token_ids(prompt + END_OF_TURN)
-    item: Prepared = {"task": task, "target": target, "references": []}
-    item |= {"ids": inputs.input_ids[0].int(), "positions": positions[:, 0].short()}
-    item |= {"text": torch.tensor(text, dtype=torch.int32)}
-    return item | ({"seen": torch.cat(list(seen), dim=1).half().cpu()} if seen else {})
+    arguments = model_arguments(readers.mllm, inputs.to(readers.mllm.device))
+    states = base(**arguments, use_cache=False).last_hidden_state.half().cpu()
+    return [row[:length].clone() for row, length in zip(states, mask.sum(1).tolist(), strict=True)]
 
 
-def _states(readers: Readers, drawn: Sample) -> Prepared:
-    """What stands for a prompt's tokens where the denoiser reads the states of its plan."""
-    states = states_of(drawn, readers)
-    return {} if states is None else {"text": states}
+def _prompt(readers: Readers, text: str, drawn: Sample | None = None) -> Prepared:
+    """The states of a sample's plan where the denoiser reads them, else the rows of the text itself."""
+    states = None if drawn is None else states_of(drawn, readers)
+    if states is not None:
+        return {"plan": states}
+    return {"text": QwenReader(readers.mllm, readers.tokenizer).embeddings(text).half().cpu()}
 
 
 def nothing_told(readers: Readers, *, still: bool) -> Prepared:
-    """What stands for a dropped request, as sampling's unconditional branch has it: the negative prompt's chat and tokens."""
+    """What stands for a dropped request, as sampling's unconditional branch has it: the negative prompt's chat and rows."""
     said = readers.negative_prompt
-    return make_item(readers, "nothing", torch.empty(0), said, request_chat(readers, said, [], still=still))
+    (states,) = read(readers, [request_chat(readers, said, [], still=still)])
+    return {"states": states} | _prompt(readers, said)
 
 
 def _described(
@@ -114,14 +111,16 @@ def _described(
         {"target": target} | ({} if source is None else {"source": source})
         for target, source in zip(targets, sources, strict=True)
     ]
-    items, writer = [], Writer(rng)
-    for scene, shown in shown_scenes(drawn, latents):
-        still = shown.shape[1] == 1
-        said = told_of(scene, writer, readers, still=still)
-        asked = request_chat(readers, said, [], still=still)
-        alone = asked_alone(scene, still=still, seed=int(rng.integers(2**31)))
-        items.append(make_item(readers, alone.task, shown, said, asked) | _states(readers, alone))
-    return items
+    shown, writer, still = shown_scenes(drawn, latents), Writer(rng), drawn[0].num_frames == 1
+    if not shown:
+        return []
+    said = [told_of(scene, writer, readers, still=still) for scene, _ in shown]
+    states = read(readers, [request_chat(readers, text, [], still=still) for text in said])
+    alone = [asked_alone(scene, still=still, seed=int(rng.integers(2**31))) for scene, _ in shown]
+    return [
+        {"task": one.task, "target": target, "references": [], "states": known} | _prompt(readers, text, one)
+        for (_, target), text, known, one in zip(shown, said, states, alone, strict=True)
+    ]
 
 
 def _under_kinds(items: Sequence[Prepared]) -> list[Prepared]:
@@ -150,16 +149,20 @@ def _first_aims(prepared: Sequence[Prepared], drawn: Sequence[Sample], readers: 
 def _answered(drawn: Sequence[WorldSample], readers: Readers) -> list[Prepared]:
     """Questions with their answers, for the text head; the picture's latents are there for their shape."""
     latents = encode(readers.vae, [clip for one in drawn if (clip := one.source_frames()) is not None])
-    visuals = [visuals_of(one, readers.sight) for one in drawn]
-    seen = iter(look(readers.mllm, [visual for shown in visuals for visual in shown]))
+    asked = [chat([*visuals_of(one, readers.sight), one.prompt]) for one in drawn]
+    answered = [
+        Chat(f"{question.text}{one.answer}{END_OF_TURN}", question.visuals)
+        for question, one in zip(asked, drawn, strict=True)
+    ]
     items = []
-    for one, target, shown in zip(drawn, latents, visuals, strict=True):
-        asked = chat([*shown, one.prompt])
-        answered = Chat(f"{asked.text}{one.answer}{END_OF_TURN}", asked.visuals)
-        item = make_item(readers, one.task, target, one.prompt, answered, [next(seen) for _ in shown])
-        labels = item["ids"].clone()
-        labels[: len(tokenise(readers.tokenizer, [asked]).input_ids[0])] = IGNORED
-        items.append(item | {"kind": f"answer {group_of(item)}", "labels": labels})
+    for one, target, question, whole, states in zip(
+        drawn, latents, asked, answered, read(readers, answered), strict=True
+    ):
+        labels = tokenise(readers.tokenizer, [whole]).input_ids[0]
+        labels[: len(tokenise(readers.tokenizer, [question]).input_ids[0])] = IGNORED
+        item = {"task": one.task, "target": target, "references": [], "states": states, "labels": labels.int()}
+        item |= _prompt(readers, one.prompt)
+        items.append(item | {"kind": f"answer {group_of(item)}"})
     return items
 
 
@@ -201,7 +204,7 @@ def sample_levels(rngs: Sequence[np.random.Generator], *, even_share: float = 0.
 
 
 def make_batch(
-    draws: Sequence[Draw], nothing: Mapping[str, Prepared], readers: Readers, device: torch.device, rules: BatchRules
+    draws: Sequence[Draw], nothing: Mapping[str, Prepared], device: torch.device, rules: BatchRules
 ) -> ContextBatch:
     """Prepared samples of one kind and layout as the objectives take them."""
     items, rngs = [draw.item for draw in draws], [draw.rng() for draw in draws]
@@ -210,18 +213,21 @@ def make_batch(
     if aim == "flow":
         read, sources = drop_conditions(items, nothing, rngs, rules)
     kept = [(place, source) for place, source in enumerate(sources) if source is not None]
+    states = pad_sequence([item["states"].float() for item in read], batch_first=True)
+    lengths = torch.tensor([len(item["states"]) for item in read])
     return ContextBatch(
         aim=aim,
         latents=torch.stack([item["target"] for item in items]).to(device).float(),
         noise=torch.stack([draw.noise(device) for draw in draws]),
         time=sample_levels(rngs, even_share=rules.even_time_share).to(device),
-        chats=_chats(read, readers, device),
-        texts=[_text(item["text"]).to(device) for item in read],
+        states=states.to(device),
+        mask=(torch.arange(states.shape[1]) < lengths[:, None]).to(device),
+        prompts=[_told(item, device) for item in read],
         source_places=torch.tensor([place for place, _ in kept], dtype=torch.long, device=device),
         sources=torch.stack([source for _, source in kept]).to(device).float() if kept else None,
         pooled=torch.stack([item["pooled"] for item in items]).to(device).float() if aim == "align" else None,
         shown=items[0].get("shown"),
-        labels=_padded([item["labels"] for item in items], IGNORED).to(device) if aim == "answer" else None,
+        labels=_labels(items).to(device) if aim == "answer" else None,
     )
 
 
@@ -231,24 +237,9 @@ def aim_of(kind: str) -> Any:
     return first if first in ("answer", "align", "space") else "flow"
 
 
-def _chats(items: Sequence[Prepared], readers: Readers, device: torch.device) -> ReadChats:
-    ids = _padded([item["ids"] for item in items], 0)
-    mask = torch.arange(ids.shape[1]) < torch.tensor([len(item["ids"]) for item in items])[:, None]
-    positions = pad_sequence([item["positions"].T for item in items], batch_first=True)  # (b, m, 3)
-    config = readers.mllm.config
-    seen = [item["seen"] for item in items if "seen" in item]
-    return ReadChats(
-        ids=ids.to(device),
-        mask=mask.to(device),
-        positions=positions.permute(2, 0, 1).long().to(device),
-        visual=torch.isin(ids, torch.tensor([config.image_token_id, config.video_token_id])).to(device),
-        seen=torch.cat(seen, dim=1).to(device).float() if seen else None,
-    )
+def _told(item: Prepared, device: torch.device) -> Prompt:
+    return Prompt(item["plan" if "plan" in item else "text"].to(device).float(), is_plan="plan" in item)
 
 
-def _text(stored: Tensor) -> Tensor:
-    return stored.float() if is_plan(stored) else stored.long()
-
-
-def _padded(rows: Sequence[Tensor], value: int) -> Tensor:
-    return pad_sequence([row.long() for row in rows], batch_first=True, padding_value=value)
+def _labels(items: Sequence[Prepared]) -> Tensor:
+    return pad_sequence([item["labels"].long() for item in items], batch_first=True, padding_value=IGNORED)
