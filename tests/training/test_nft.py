@@ -16,6 +16,7 @@ from loomvideo.evaluation.judge import Verdict
 from loomvideo.sampling.euler import ShiftedEulerScheduler
 from loomvideo.systems.plan import plan
 from loomvideo.systems.request import ModelLimits, Request
+from loomvideo.training import nft
 from loomvideo.training.config import ConfigError, DistillConfig, ReinforceConfig, TrainConfig, from_mapping
 from loomvideo.training.distill import DistillTrainer
 from loomvideo.training.distributed import Ranks, ranks_of_launch
@@ -91,6 +92,15 @@ def test_optimality_lies_in_0_to_1_in_the_order_of_the_rewards_and_knows_no_scal
     assert optimality([5 - 3 * value for value in rewards]) == pytest.approx([1 - r for r in found])
 
 
+def test_rewards_that_hardly_differ_teach_little_where_a_least_spread_says_so():
+    hardly = [0.900, 0.901, 0.902]
+    assert optimality(hardly) == pytest.approx(optimality([100 * value for value in hardly]))
+    found = optimality(hardly, least_spread=0.1)
+    assert found == sorted(found)
+    assert max(abs(r - 0.5) for r in found) == pytest.approx(0.5 * 0.001 / 0.1)
+    assert optimality([0.0, 1.0], least_spread=0.1) == [0.0, 1.0]
+
+
 # --- a run, on latents that stand for frames
 
 
@@ -164,6 +174,29 @@ def test_equal_rewards_move_no_weight(tmp_path):
     assert step.gradient == pytest.approx(0, abs=1e-6)
     assert step.loss > 0
     assert all(torch.allclose(before[name], value, atol=1e-6) for name, value in trainer.parameters.items())
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "clean"])
+def test_errors_and_what_is_between_the_policies_are_weighted_alike(prediction, tmp_path, monkeypatch):
+    """Old, new and target lie on a line in every number: what is between two of them is the third distance's rest."""
+    seen = []
+    monkeypatch.setattr(nft, "nft_errors", lambda *terms: seen.append(terms[:3]) or nft_errors(*terms))
+    trainer = make(tmp_path)
+    trainer.network.model.register_to_config(prediction=prediction)
+    with torch.no_grad():
+        trainer.parameters["proj_out.weight"].mul_(1.5)  # of the learnt policy alone
+    trainer.do_step()
+    for new, old, apart in seen:
+        new, old, apart = new.detach().sqrt(), old.sqrt(), apart.detach().sqrt()
+        rest = torch.minimum((apart - (new - old).abs()).abs(), (apart - (new + old)).abs())
+        assert apart.max() > 0.01
+        assert rest.max() < 1e-3
+
+
+def test_every_clip_counts_by_the_root_of_its_error():
+    errors = torch.rand(3, 2, 1, 4, 4) * torch.tensor([1e-4, 1.0, 100.0])[:, None, None, None, None]
+    counted = (nft.adaptive_weights(errors) * errors).flatten(1).mean(1)
+    torch.testing.assert_close(counted, errors.flatten(1).mean(1).sqrt())
 
 
 def test_the_policy_that_draws_is_the_average_of_the_learnt_ones_and_the_result(tmp_path):

@@ -149,6 +149,8 @@ def test_only_hidden_matrices_go_to_muon():
         ("patch_embedding.weight", (8, 4, 1, 2, 2)),
         ("proj_out.weight", (8, 8)),
         ("blocks.0.scale_shift_table", (1, 6, 8)),
+        ("transformer_blocks.0.norm1.linear.weight", (48, 8)),
+        ("condition_embedder.time_proj.weight", (48, 8)),
         ("blocks.0.attn1.to_q.bias", (8,)),
         ("encoder.norm_out.gamma", (8, 1, 1, 1)),
     ]:

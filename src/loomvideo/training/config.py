@@ -120,6 +120,7 @@ class ReinforceConfig:
     reward: str = "world"  # or "pickscore", or "package.module:name" of one's own; see training.rewards
     group_size: int = 12  # clips drawn for every prompt, which are held against each other
     times: int = 2  # noise levels at which each of them is learnt from
+    least_spread: float = 0.0  # what a group's rewards are divided by at least; smaller differences teach little
     beta: float = 1.0  # how far the implicit policies lie from the old one
     num_inference_steps: int = 10  # of Euler's, without guidance
     flow_shift: float = 3.0  # of the steps' times towards noise

@@ -25,6 +25,7 @@ LOOK_SECONDS = 20.0  # between looks for new shards
 FIRST_SECONDS, READING_SHARE = 10.0, 0.1
 KEPT = 200_000_000  # numbers of a kind's and layout's targets: 65,000 pictures, 4,000 clips of 17 frames
 SMALLEST_BATCH = 4
+MATRIX_RATE, RATE = 0.006, 1e-3
 # Each of a kind of its own: after steps of one kind alone the next undoes some of what the last has taught.
 BATCHES_A_STEP = 2
 # Behind a kind of clips in a stage's shares: of a few of their frames, so that a batch has five times as many clips.
@@ -161,9 +162,9 @@ def train_denoiser(
         folder=folder,
         minutes=minutes,
         slice_minutes=slice_minutes,
-        matrix_rate=None,  # Muon takes as long as a small batch does
-        learning_rate=2e-3,
-        warmup_steps=40,
+        matrix_rate=MATRIX_RATE,
+        learning_rate=RATE,
+        warmup_steps=60,
     )
     model = recipe.build(start)
     if start is None and not config.state_file.exists():

@@ -3,9 +3,10 @@
 For every prompt a group of clips is drawn by the old policy, with any solver and without guidance. Rewards R become
 optimality probabilities within their group,
 
-    r = 1/2 + 1/2 clip((R - mean R) / std R, -1, 1),
+    r = 1/2 + 1/2 clip((R - mean R) / max(std R, spread), -1, 1),
 
-(the paper leaves the divisor open), and the clips are learnt from by flow matching, towards good ones and away from bad ones:
+(the paper leaves the divisor open; without a least one a group whose rewards differ by next to nothing teaches as much as
+one of good and bad clips), and the clips are learnt from by flow matching, towards good ones and away from bad ones:
 
     L = E[ r |v+ - v|^2 + (1 - r) |v- - v|^2 ],   v+ = (1 - beta) v_old + beta v_new,   v- = (1 + beta) v_old - beta v_new
 
@@ -48,13 +49,13 @@ SAME = 1e-6  # rewards of a group that spread less are equal
 SMALLEST_ERROR = 1e-8  # mean square; next to it an error is none
 
 
-def optimality(rewards: Sequence[float]) -> list[float]:
+def optimality(rewards: Sequence[float], least_spread: float = 0.0) -> list[float]:
     """Optimality probabilities in 0..1 of one prompt's clips; 1/2 for all where none is better than another."""
     values = np.asarray(rewards, dtype=np.float64)
     spread = values.std()
     if spread < SAME:
         return [0.5] * len(values)
-    return (0.5 + 0.5 * np.clip((values - values.mean()) / spread, -1, 1)).tolist()
+    return (0.5 + 0.5 * np.clip((values - values.mean()) / max(spread, least_spread), -1, 1)).tolist()
 
 
 def nft_errors(new_errors: Tensor, old_errors: Tensor, apart: Tensor, optimality: Tensor, beta: float) -> Tensor:
@@ -146,9 +147,8 @@ class Rollouts:
         made = self.make([Draw(item, (*draw.seed, member)) for member in range(self.config.group_size)])
         rewards = [self.reward(asked, one.frames) for one in made]
         self.rewards += rewards
-        items = [
-            item | {"target": one.latents, "optimality": r} for one, r in zip(made, optimality(rewards), strict=True)
-        ]
+        probabilities = optimality(rewards, self.config.least_spread)
+        items = [item | {"target": one.latents, "optimality": r} for one, r in zip(made, probabilities, strict=True)]
         return [
             [Draw(one, (*draw.seed, member, time)) for member, one in enumerate(items)]
             for time in range(self.config.times)

@@ -59,8 +59,9 @@ def batch_scale(device: torch.device) -> int:
 
 
 def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Weights that Muon trains: no tables, no embeddings, neither the first nor the last layer."""
-    edges = ("embed", "conv_in", "conv_out", "proj_out", "copy_gate", "lm_head", "table", "gamma")
+    """Weights that Muon trains: no tables, no embeddings, no modulation, neither the first nor the last layer."""
+    edges = ("embed", "conv_in", "conv_out", "proj_out", "copy_gate", "palette", "lm_head", "table", "gamma")
+    edges += ("time_proj", "norm", "tracks")
     return parameter.ndim >= 2 and min(parameter.flatten(1).shape) > 4 and not any(edge in name for edge in edges)
 
 
