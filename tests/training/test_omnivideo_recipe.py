@@ -268,6 +268,14 @@ def test_levels_are_drawn_as_often_as_the_published_loss_weighs_them():
     assert float(drawn.mean()) == pytest.approx(float((level_weights(levels) * levels).mean()), abs=0.01)
 
 
+def test_edits_are_trained_at_more_noise_than_generations_beside_them(recipe):
+    """Which would betray what is to be (`BatchRules.source_shift_factor`)."""
+    generation, edit, _ = mixed_items(recipe)
+    batch = recipe.batch([Draw(item, (6, row)) for row in range(200) for item in (generation, edit)], CPU, KEEP)
+    assert batch.source_places.tolist() == list(range(1, 400, 2))
+    assert batch.time[1::2].mean() > batch.time[::2].mean() + 0.1
+
+
 def test_words_and_states_are_dropped_together_and_the_source_stays(recipe):
     items, rngs = mixed_items(recipe)[1:2] * 2000, [np.random.default_rng(row) for row in range(2000)]
     told, sources = drop_conditions(items, recipe.nothing, rngs, replace(recipe.rules, text_dropout_rate=0.2))

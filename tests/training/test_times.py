@@ -74,10 +74,21 @@ def test_built_in_models_are_taught_the_noise_that_sampling_begins_with():
     assert share_above(sample_levels(generators(4000)), 0.95) < 0.05
 
 
-def test_even_levels_are_of_the_table():
-    levels = sample_levels(generators(200), even_share=1.0)
+@pytest.mark.parametrize("factor", [1.0, 5.0])
+def test_even_levels_are_of_the_table_shifted_as_far_as_times_are(factor):
+    count = 4000
+    levels = sample_levels(generators(count), even_share=1.0, even_factors=[factor] * count)
     assert torch.isin(levels, level_table()).all()
-    assert len(levels.unique()) > 150
+    assert len(levels.unique()) > 300
+    times = sample_time(generators(count), 3.0, even_share=1.0, even_factor=factor)
+    for least in (0.5, 0.75, 0.9):
+        assert share_above(levels, least) == pytest.approx(share_above(times, least), abs=0.04)
+
+
+def test_samples_beside_each_other_are_shifted_each_by_its_own_factor():
+    count = 2000
+    levels = sample_levels(generators(count), even_share=1.0, even_factors=[1.0, 5.0] * (count // 2))
+    assert share_above(levels[1::2], 0.9) > share_above(levels[::2], 0.9) + 0.2
 
 
 @pytest.mark.parametrize("share", [0.0, 0.7])

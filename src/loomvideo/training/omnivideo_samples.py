@@ -24,6 +24,7 @@ from loomvideo.models.reader import QwenReader, marker
 from loomvideo.training.context_objective import IGNORED, NUM_LEVELS, level_table, level_weights
 from loomvideo.training.features import encode, shown_scenes, states_of, told, told_of
 from loomvideo.training.mllm import visuals_of
+from loomvideo.training.objective import shift_time
 from loomvideo.training.omnivideo_objective import ContextBatch, Prompt
 from loomvideo.training.query_objective import look
 from loomvideo.training.recipe import BatchRules, Draw, Prepared, Readers
@@ -191,16 +192,19 @@ def drop_conditions(
     return kept, sources
 
 
-def sample_levels(rngs: Sequence[np.random.Generator], *, even_share: float = 0.0) -> Tensor:
+def sample_levels(
+    rngs: Sequence[np.random.Generator], *, even_share: float = 0.0, even_factors: Sequence[float] | None = None
+) -> Tensor:
     """Noise levels (b,), one of each generator, from the published table and as often as its loss weighs them (10.1); of
-    `even_share` of them each as often as any other."""
+    `even_share` of them each as often as any other, or shifted a sample's factor further."""
 
-    def draw(rng: np.random.Generator) -> int:
+    def place(rng: np.random.Generator, factor: float) -> int:
         if even_share and rng.random() < even_share:
-            return int(rng.integers(NUM_LEVELS))
+            clean = 1 - shift_time(1 - rng.random(), factor)
+            return min(int(NUM_LEVELS * clean), NUM_LEVELS - 1)
         return int(rng.choice(NUM_LEVELS, p=LEVEL_SHARES))
 
-    return LEVELS[[draw(rng) for rng in rngs]]
+    return LEVELS[[place(rng, factor) for rng, factor in zip(rngs, even_factors or [1.0] * len(rngs), strict=True)]]
 
 
 def make_batch(
@@ -219,7 +223,14 @@ def make_batch(
         aim=aim,
         latents=torch.stack([item["target"] for item in items]).to(device).float(),
         noise=torch.stack([draw.noise(device) for draw in draws]),
-        time=sample_levels(rngs, even_share=rules.even_time_share).to(device),
+        time=sample_levels(
+            rngs,
+            even_share=rules.even_time_share,
+            even_factors=[
+                rules.even_factor(has_source=source is not None, is_clip=group_of(items[0]) == "clip")
+                for source in sources
+            ],
+        ).to(device),
         states=states.to(device),
         mask=(torch.arange(states.shape[1]) < lengths[:, None]).to(device),
         prompts=[_told(item, device) for item in read],

@@ -98,8 +98,12 @@ class BatchRules:
 
     def times(self, rngs: Sequence[np.random.Generator], num_tokens: int, *, has_source: bool, is_clip: bool) -> Tensor:
         """Flow times (b,) of samples of ``num_tokens``, one of each generator."""
-        factor = self.source_shift_factor if has_source else self.clip_shift_factor if is_clip else 1.0
+        factor = self.even_factor(has_source=has_source, is_clip=is_clip)
         return sample_time(rngs, self.shift(num_tokens), even_share=self.even_time_share, even_factor=factor)
+
+    def even_factor(self, *, has_source: bool, is_clip: bool) -> float:
+        """How much further even times are shifted."""
+        return self.source_shift_factor if has_source else self.clip_shift_factor if is_clip else 1.0
 
 
 # What every built-in model's limits say; a recipe adds its own.
