@@ -200,7 +200,7 @@ def sample_levels(
 
     def place(rng: np.random.Generator, factor: float) -> int:
         if even_share and rng.random() < even_share:
-            clean = 1 - shift_time(1 - rng.random(), factor)
+            clean = 1 - float(shift_time(torch.tensor(1 - rng.random(), dtype=torch.float64), factor))
             return min(int(NUM_LEVELS * clean), NUM_LEVELS - 1)
         return int(rng.choice(NUM_LEVELS, p=LEVEL_SHARES))
 
