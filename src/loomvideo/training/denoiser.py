@@ -25,7 +25,7 @@ LOOK_SECONDS = 20.0  # between looks for new shards
 FIRST_SECONDS, READING_SHARE = 10.0, 0.1
 KEPT = 200_000_000  # numbers of a kind's and layout's targets: 65,000 pictures, 4,000 clips of 17 frames
 SMALLEST_BATCH = 4
-MATRIX_RATE, RATE = 0.006, 1e-3
+MATRIX_RATE, RATE = 0.006, 1e-3  # Muon's and AdamW's, as Omni-Video's last run in docs/log.md had them
 # Each of a kind of its own: after steps of one kind alone the next undoes some of what the last has taught.
 BATCHES_A_STEP = 2
 # Behind a kind of clips in a stage's shares: of a few of their frames, so that a batch has five times as many clips.
